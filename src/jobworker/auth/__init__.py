@@ -1,0 +1,1 @@
+"""Who a caller is (certificates), and what a caller may do (roles)."""

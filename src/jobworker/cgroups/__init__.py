@@ -1,0 +1,1 @@
+"""Limits on what a job may use, and the cgroup v2 tree that enforces them."""

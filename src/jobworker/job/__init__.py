@@ -1,0 +1,1 @@
+"""Jobs: starting, stopping and asking about commands, without knowing of gRPC."""

@@ -1,0 +1,1 @@
+"""Generated from proto/jobworker/v1; ``make proto`` writes it."""
