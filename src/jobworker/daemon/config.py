@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from jobworker.auth.policy import BUILT_IN_USERS, Role
+from jobworker.auth.policy import Policy
 from jobworker.errors import ConfigError
 
 DEFAULT_CONFIG: Final = Path("/etc/jobworker/jobworker.toml")
@@ -30,18 +30,19 @@ class ConfigFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename
     run_dir: _Path | None = None
     cgroup_root: _Path | None = None
     audit_log: _Path | None = None
-    users: dict[str, list[Role]] | None = None
+    users: dict[str, list[str]] | None = None
 
     def defaults(self) -> dict[str, str]:
         """Return the settings given, by the names of the flags' parameters."""
         given = msgspec.structs.asdict(self)
         return {k: v for k, v in given.items() if v is not None and k != "users"}
 
-    def roles(self) -> dict[str, frozenset[Role]]:
-        """Return who may do what: the file's users instead of the built-in ones, if it has any."""
-        if self.users is None:
-            return dict(BUILT_IN_USERS)
-        return {name: frozenset(roles) for name, roles in self.users.items()}
+    def policy(self) -> Policy:
+        """Return who may do what: the file's users instead of the seed's, if it names any.
+
+        Raises ConfigError for an unknown role or an impossible user's name.
+        """
+        return Policy() if self.users is None else Policy.from_names(self.users)
 
 
 def read(path: Path | None) -> ConfigFile:

@@ -89,15 +89,12 @@ def _read_config(context: click.Context, _option: click.Parameter, path: Path | 
 @click.pass_context
 def serve(context: click.Context, /, listen: str, audit_log: Path | None, **given: Any) -> None:
     """Serve until SIGTERM or Ctrl-C. Jobs go on running and are found again by the next start."""
-    from jobworker.auth import tls
-
-    tls.restrict_to_tls13()  # Before grpc is imported.
     from jobworker.daemon.serve import Settings
     from jobworker.daemon.serve import serve as run
 
     host, port = config.parse_listen(listen)
     settings = Settings(
-        host=host, port=port, users=context.obj,
+        host=host, port=port, policy=context.obj,
         audit_log=audit_log or given["state_dir"] / "audit.log", **given,
     )  # fmt: skip
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -12,14 +12,14 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from jobworker.auth import tls  # isort: skip - before grpc, whose TLS it restricts
+
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from jobworker import job
-from jobworker.auth import tls
 from jobworker.auth.audit import Audit
-from jobworker.auth.policy import Policy
 from jobworker.errors import ConfigError
 from jobworker.rpc.guard import Guard
 from jobworker.rpc.server import JobWorker
@@ -27,10 +27,10 @@ from jobworker.rpc.v1 import jobworker_pb2 as pb
 from jobworker.rpc.v1 import jobworker_pb2_grpc as pb_grpc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
-    from jobworker.auth.policy import Role
+    from jobworker.auth.policy import Policy
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Settings:
     cgroup_root: Path
     audit_log: Path
     cleanup: bool
-    users: Mapping[str, frozenset[Role]]
+    policy: Policy
 
 
 async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
@@ -91,7 +91,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
         if settings.cleanup:
             stack.callback(jobs.cgroups.cleanup)
         await stack.enter_async_context(jobs)
-        guard = Guard(Policy(settings.users), audit)
+        guard = Guard(settings.policy, audit)
         server = grpc.aio.server(interceptors=[guard], options=_OPTIONS)
         healthy = await _add_services(server, JobWorker(jobs, audit))
         port = _bind(server, settings, credentials)
@@ -179,7 +179,7 @@ def _address(host: str, port: int) -> str:
 async def _refuse_old_tls(settings: Settings, port: int) -> None:
     """Connect to ourselves with TLS 1.2: serving is refused if that gets through."""
     host = settings.host if settings.host not in ("", "0.0.0.0", "::") else "localhost"  # noqa: S104
-    if await asyncio.to_thread(tls.probe_tls12, host, port, settings.ca):
+    if await tls.probe_tls12(host, port):
         raise ConfigError("cannot serve: a TLS 1.2 handshake succeeds, only TLS 1.3 must")
 
 

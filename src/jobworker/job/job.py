@@ -9,7 +9,6 @@ from jobworker import output
 from jobworker.errors import FailedPrecondition
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from jobworker.job.record import JobRecord
@@ -69,23 +68,39 @@ class Job:
         await self._finished.wait()
         return self.status
 
-    def output_size(self) -> int:
-        """Return how many bytes of output there are: all of them, once the job has finished."""
+    def output_size(self) -> int | None:
+        """Return how many bytes of output there are, or None if the output is gone.
+
+        Once the job has finished, this is the final size, whatever became of the file.
+        """
         if self._record.output_size is not None:
             return self._record.output_size
-        return output.size(self._log_dir, self.id)
+        try:
+            return output.size(self._log_dir, self.id)
+        except FailedPrecondition:
+            return None
 
     async def output(self, offset: int = 0) -> bytes:
-        """Return the output there is, from `offset` on. See `stream_output` for errors."""
-        chunks = [chunk.data async for chunk in self.stream_output(offset, tail=False)]
-        return b"".join(chunks)
+        """Return the output there is now, from `offset` on. See `stream_output` for errors."""
+        with self.stream_output(offset, tail=False) as chunks:
+            return b"".join([chunk.data async for chunk in chunks])
 
-    async def stream_output(
-        self, offset: int = 0, *, tail: bool = True
-    ) -> AsyncIterator[output.Chunk]:
-        """Yield the output from byte `offset` on; any number of readers may do so at any time.
+    def stream_output(self, offset: int = 0, *, tail: bool = True) -> output.Follower:
+        """Return the output from byte `offset` on, as an async iterator of chunks.
 
-        With `tail` this goes on until the job has finished and every byte was yielded; without, it
-        ends with what is there now. Raises FailedPrecondition if the output is gone.
+        Any number of readers may do so at any time, each at its own pace. With `tail` it goes on
+        until the job has finished and every byte was read; without, it ends with what is there
+        now. Close it (``with``) if it may be left early.
+
+        Raises FailedPrecondition if the output is gone, ResourceExhausted if there is no
+        descriptor left, and ShuttingDown when the Service is being left.
         """
-        ...
+        fd = output.open_for_reading(self._log_dir, self.id)
+        if self.finished or not tail:
+            return output.read_to(fd, offset=offset, size=self._record.output_size)
+        return output.follow(
+            fd,
+            offset=offset,
+            final_size=lambda: self._record.output_size,
+            watch=self._watcher.watch(self.id, fd),
+        )

@@ -89,8 +89,7 @@ class Service:
             self._store = Store.open(self._state_dir / "jobs.db")
             stack.callback(self._store.close)
             self.cgroups.setup()
-            self._watcher = output.Watcher()
-            stack.push_async_callback(self._watcher.close)
+            self._watcher = stack.enter_context(output.Watcher())
             for record in self._store.unfinished():
                 self._live[record.id] = self._job(record)
             stack.push_async_callback(self._disconnect)
@@ -245,7 +244,7 @@ class Service:
         cgroup.kill()
         await processes.wait_empty(cgroup)
         self.cgroups.remove_cgroup(job.id)
-        output.Log.remove(self._log_dir, job.id)
+        output.remove(self._log_dir, job.id)
         self._store.delete(job.id)
 
     # Stopping and finding
@@ -421,7 +420,7 @@ class Service:
         cgroup = self.cgroups.cgroup(job.id)
         await orphan.wait_ended()
         usage = cgroup.usage()
-        size = output.size(self._log_dir, job.id)
+        size = job.output_size() or 0
         self.cgroups.remove_cgroup(job.id)
         del self._orphans[job.id]
         self._finish(

@@ -174,7 +174,7 @@ def command_message(spec: JobSpec) -> pb.Command:
     return pb.Command(name=spec.command, args=spec.args)
 
 
-def job_message(record: JobRecord, output_size: int) -> pb.Job:
+def job_message(record: JobRecord, output_size: int | None) -> pb.Job:
     """Write everything that is known of a job; `output_size` is in bytes, as of now."""
     spec = record.spec
     message = pb.Job(

@@ -16,7 +16,7 @@ import grpc
 
 from jobworker.auth import tls
 from jobworker.auth.identity import Identity
-from jobworker.errors import JobWorkerError, PermissionDenied, ShuttingDown
+from jobworker.errors import JobWorkerError, ShuttingDown
 from jobworker.rpc.errors import status_code
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Guard(grpc.aio.ServerInterceptor):
                 raise ShuttingDown("the server is shutting down; jobs go on running")
             security = context.auth_context()
             tls.require_tls13(security)
-            identity = Identity.from_pem(_certificate(security))
+            identity = Identity.from_pem(tls.peer_certificate(security))
             user = identity.common_name
             self._policy.authorize(identity, method)
         except JobWorkerError as error:
@@ -154,9 +154,3 @@ class Guard(grpc.aio.ServerInterceptor):
         if left := [*self._calls, *self._streams]:
             await asyncio.wait(left, timeout=patience)
 
-
-def _certificate(security: Any) -> bytes:
-    try:
-        return bytes(security["x509_pem_cert"][0])
-    except (KeyError, IndexError):
-        raise PermissionDenied("the connection has no client certificate") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from jobworker.rpc import convert
@@ -58,7 +57,7 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
         found = await self._jobs.fetch_job(request.job_id)
         offset = request.offset
         record = found.record
-        async with aclosing(found.stream_output(offset, tail=request.tail)) as chunks:
+        with found.stream_output(offset, tail=request.tail) as chunks:
             async for chunk in chunks:
                 offset = chunk.offset + len(chunk.data)
                 yield pb.OutputResponse(output=chunk.data, offset=chunk.offset)
@@ -66,6 +65,6 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
             record = found.record
         # Without tail a job may have ended since it was looked at: the end must not promise bytes
         # that this stream did not send.
-        size = min(offset, found.output_size()) if record.output_size is None else record.output_size
+        size = min(offset, found.output_size() or 0) if record.output_size is None else record.output_size
         end = pb.OutputEnd(status=convert.status_detail(record.status), size=size)
         yield pb.OutputResponse(offset=offset, end=end)
