@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING
 
 from jobworker import output
-from jobworker.errors import FailedPrecondition
+from jobworker.errors import JobWorkerError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,7 +78,7 @@ class Job:
             return self._record.output_size
         try:
             return output.size(self._log_dir, self.id)
-        except FailedPrecondition:
+        except JobWorkerError:
             return None
 
     async def output(self, offset: int = 0) -> bytes:
@@ -98,9 +99,11 @@ class Job:
         fd = output.open_for_reading(self._log_dir, self.id)
         if self.finished or not tail:
             return output.read_to(fd, offset=offset, size=self._record.output_size)
+        try:
+            watch = self._watcher.watch(self.id, fd)
+        except BaseException:
+            os.close(fd)
+            raise
         return output.follow(
-            fd,
-            offset=offset,
-            final_size=lambda: self._record.output_size,
-            watch=self._watcher.watch(self.id, fd),
+            fd, offset=offset, final_size=lambda: self._record.output_size, watch=watch
         )
