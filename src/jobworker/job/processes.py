@@ -74,7 +74,7 @@ async def wait_empty(cgroup: Cgroup) -> None:
         try:
             with select.epoll() as poll:
                 poll.register(events, select.EPOLLPRI)
-                while cgroup.populated():
+                while cgroup.populated(events):
                     await wait_readable(poll.fileno())
                     poll.poll(0)
         finally:
