@@ -1,4 +1,4 @@
-"""What end-to-end tests share: prerequisites, a cgroup of their own, certificates, real programs."""
+"""What end-to-end tests share: prerequisites, a cgroup, certificates, the real programs."""
 
 from __future__ import annotations
 
