@@ -84,8 +84,11 @@ def _read_config(context: click.Context, _option: click.Parameter, path: Path | 
 @cli.command()
 @_settings
 @_option("--audit-log", type=_FILE, help="Audit log.  [default: audit.log in the state directory]")
-@click.option("--cleanup", is_flag=True,
-              help="When the server ends, remove its cgroup and unmount what it mounted.")
+@click.option(
+    "--cleanup",
+    is_flag=True,
+    help="When the server ends, remove its cgroup and unmount what it mounted.",
+)
 @click.pass_context
 def serve(context: click.Context, /, listen: str, audit_log: Path | None, **given: Any) -> None:
     """Serve until SIGTERM or Ctrl-C. Jobs go on running and are found again by the next start."""
@@ -97,14 +100,22 @@ def serve(context: click.Context, /, listen: str, audit_log: Path | None, **give
         host=host, port=port, policy=context.obj,
         audit_log=audit_log or given["state_dir"] / "audit.log", **given,
     )  # fmt: skip
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     asyncio.run(run(settings, lambda address: click.echo(f"jobworker is ready on {address}")))
 
 
 @cli.command()
 @_settings
-@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text",
-              show_default=True, help="How to show it.")
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How to show it.",
+)
 def check(style: str, **places: Any) -> None:
     """Show whether jobs could run here, and which limits the kernel can apply.
 
@@ -124,8 +135,13 @@ def certs() -> None:
 
 @certs.command()
 @click.argument("directory", type=_DIRECTORY, default=Path("certs"))
-@click.option("--name", "names", multiple=True, metavar="HOST",
-              help="A further name or address of the server; may be repeated.")
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    metavar="HOST",
+    help="A further name or address of the server; may be repeated.",
+)
 @click.option("--force", is_flag=True, help="Issue everything anew, the authority included.")
 def init(directory: Path, names: tuple[str, ...], force: bool) -> None:
     """Make a certificate authority, the server's certificate, and user_alpha's and user_bravo's.

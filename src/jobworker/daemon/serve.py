@@ -133,9 +133,7 @@ def _audit_end(audit: Audit, finished: job.Job) -> None:
     )
 
 
-async def _add_services(
-    server: grpc.aio.Server, worker: JobWorker
-) -> health.aio.HealthServicer:
+async def _add_services(server: grpc.aio.Server, worker: JobWorker) -> health.aio.HealthServicer:
     pb_grpc.add_JobWorkerServiceServicer_to_server(worker, server)
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
@@ -197,4 +195,3 @@ def _notify(state: str) -> None:
     if address := os.environ.get("NOTIFY_SOCKET"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
             channel.sendto(state.encode(), address.replace("@", "\0", 1))
-

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping  # noqa: TC003 - msgspec resolves the annotations
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from jobworker.cgroups import Limits
 from jobworker.job.spec import JobSpec  # noqa: TC001 - msgspec resolves the annotations
 from jobworker.job.state import JobStatus, State
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import hashlib
 import re
 import signal
 import uuid
+from collections.abc import Mapping  # noqa: TC003 - msgspec resolves the annotations
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import TYPE_CHECKING, Final
@@ -14,7 +15,7 @@ from jobworker.cgroups import Limits
 from jobworker.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MAX_REQUEST_ID: Final = 128

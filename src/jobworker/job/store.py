@@ -212,9 +212,7 @@ def _changing(record: JobRecord) -> dict[str, Any]:
 def _from_row(row: sqlite3.Row) -> JobRecord:
     process = None
     if row["pid"] is not None:
-        process = Process(
-            boot_id=row["boot_id"], pid=row["pid"], start_time=row["start_time"]
-        )
+        process = Process(boot_id=row["boot_id"], pid=row["pid"], start_time=row["start_time"])
     return JobRecord(
         id=row["id"],
         owner=row["owner"],

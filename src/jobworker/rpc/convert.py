@@ -92,7 +92,9 @@ def limits(message: pb.Limits) -> Limits:
     values = {name: getattr(message, name) for name in _SCALARS if message.HasField(name)}  # type: ignore[arg-type]
     devices = {name: _device_limits(getattr(message, name)) for name in _DEVICES}
     if message.memory:
-        _agree("memory", message.memory, "memory_max", values.setdefault("memory_max", message.memory))
+        _agree(
+            "memory", message.memory, "memory_max", values.setdefault("memory_max", message.memory)
+        )
     for alias, name in _ALIASES.items():
         if value := getattr(message, alias):
             devices[name] = _with_alias(alias, value, name, devices[name])

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _caller: ContextVar[Identity] = ContextVar("caller")
 
+
 def caller() -> Identity:
     """Return who makes the current call."""
     return _caller.get()
@@ -153,4 +154,3 @@ class Guard(grpc.aio.ServerInterceptor):
             task.cancel()
         if left := [*self._calls, *self._streams]:
             await asyncio.wait(left, timeout=patience)
-

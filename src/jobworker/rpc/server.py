@@ -65,6 +65,10 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
             record = found.record
         # Without tail a job may have ended since it was looked at: the end must not promise bytes
         # that this stream did not send.
-        size = min(offset, found.output_size() or 0) if record.output_size is None else record.output_size
+        size = (
+            min(offset, found.output_size() or 0)
+            if record.output_size is None
+            else record.output_size
+        )
         end = pb.OutputEnd(status=convert.status_detail(record.status), size=size)
         yield pb.OutputResponse(offset=offset, end=end)

@@ -35,7 +35,7 @@ def test_users_in_the_file_replace_the_seeds(write):
         ("listne = 'x'", "listne"),
         ("listen = 5", "listen"),
         ("log-dir = ''", "log-dir"),
-        ("listen = ", "line 1"),
+        ("listen = ", "Invalid value"),
         ("[users]\ncharlie = 'query'", "charlie|users"),
     ],
 )
