@@ -1,0 +1,88 @@
+"""What every client's channel has in common: the target, the credentials, the options. No calls."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import grpc
+
+import jobworker
+from jobworker.errors import ConfigError
+from jobworker.rpc.v1.jobworker_pb2 import StopRequest
+
+if TYPE_CHECKING:
+    import os
+    from uuid import UUID
+
+DEFAULT_PORT: Final = 50051
+
+OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (
+    # A silent follower must notice that the server is gone: nothing else would tell it.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Output arrives in messages of up to 1 MiB; a request carries up to 1 MiB of standard input
+    # and a long argument list. grpc's own bound is 4 MiB for what is received.
+    ("grpc.max_receive_message_length", 8 * 1024 * 1024),
+    ("grpc.max_send_message_length", 8 * 1024 * 1024),
+    # A proxy would end the TLS connection that proves who the client is.
+    ("grpc.enable_http_proxy", 0),
+    # A follower paces its own attempts (see rpc.resume); the channel must not be slower.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+_ADDRESS = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<host>[^\[\]:/?#@]+))"
+    r"(?::(?P<port>[0-9]{1,5}))?"
+)
+
+
+def parse_target(url: str) -> str:
+    """Return the ``host:port`` that `url` means; raises ValueError if it means none.
+
+    Accepted are ``host``, ``host:port``, ``[::1]:port`` and any of them after ``https://``.
+    """
+    address = _ADDRESS.fullmatch(url.removeprefix("https://").removesuffix("/"))
+    if address is None:
+        raise ValueError(f"{url!r} is none of host, host:port, [IPv6]:port, https://host:port")
+    host, port = address["host"], int(address["port"] or DEFAULT_PORT)
+    if host is not None and not _HOST.fullmatch(host):
+        raise ValueError(f"{url!r}: {host!r} is not a host name")
+    if not 0 < port < 65_536:
+        raise ValueError(f"{url!r}: the port must be between 1 and 65535")
+    return f"{host or '[' + address['v6'] + ']'}:{port}"
+
+
+def options(program: str) -> list[tuple[str, int | str]]:
+    """Return the channel's options; the server sees `program` and its version as the user agent."""
+    return [*OPTIONS, ("grpc.primary_user_agent", f"{program}/{jobworker.__version__}")]
+
+
+def credentials(
+    cert: str | os.PathLike[str], key: str | os.PathLike[str], ca: str | os.PathLike[str]
+) -> grpc.ChannelCredentials:
+    """Read the client's certificate and key and the CA. Raises ConfigError naming the bad file."""
+
+    def read(what: str, path: str | os.PathLike[str]) -> bytes:
+        try:
+            return Path(path).read_bytes()
+        except OSError as error:
+            raise ConfigError(f"cannot read the {what} {path}: {error.strerror}") from error
+
+    return grpc.ssl_channel_credentials(
+        root_certificates=read("CA certificate", ca),
+        private_key=read("private key", key),
+        certificate_chain=read("certificate", cert),
+    )
+
+
+def stop_request(job_id: UUID | str, grace: float | None) -> StopRequest:
+    """Return the request to stop a job; `grace` is seconds, None the job's own."""
+    request = StopRequest(job_id=str(job_id))
+    if grace is not None:
+        request.grace.FromNanoseconds(round(grace * 1e9))
+    return request

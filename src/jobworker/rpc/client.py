@@ -1,0 +1,101 @@
+"""The client for asyncio users: the service's methods as typed coroutines over one mTLS channel."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Self
+
+import grpc
+
+from jobworker.rpc import channel
+from jobworker.rpc.resume import GIVE_UP_AFTER, OutputProgress
+from jobworker.rpc.v1 import jobworker_pb2 as pb
+from jobworker.rpc.v1 import jobworker_pb2_grpc
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncGenerator
+    from types import TracebackType
+    from uuid import UUID
+
+
+class Client:
+    """A connection to one jobworker server; use it as ``async with Client(…) as client``.
+
+    `target` is what `channel.parse_target` accepts; `cert`, `key` and `ca` are PEM files. Creating
+    a client connects to nothing: the first call does. Raises ValueError if the target is malformed
+    and ConfigError if a file is unusable. Calls raise grpc.aio.AioRpcError.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        cert: str | os.PathLike[str],
+        key: str | os.PathLike[str],
+        ca: str | os.PathLike[str],
+        program: str = "jobworker-client",
+    ) -> None:
+        self._channel = grpc.aio.secure_channel(
+            channel.parse_target(target),
+            channel.credentials(cert, key, ca),
+            options=channel.options(program),
+        )
+        self._stub = jobworker_pb2_grpc.JobWorkerServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Cancel what is under way and close the channel."""
+        await self._channel.close()
+
+    async def start(self, request: pb.StartRequest) -> pb.StartResponse:
+        """Start a job; returns when its command has been executed."""
+        return await self._stub.Start(request)
+
+    async def stop(self, job_id: UUID | str, grace: float | None = None) -> pb.StopResponse:
+        """Stop a job; returns when it has ended. `grace` is seconds, None the job's own."""
+        return await self._stub.Stop(channel.stop_request(job_id, grace))
+
+    async def status(self, job_id: UUID | str) -> pb.StatusResponse:
+        """Ask for everything that is known of a job."""
+        return await self._stub.Status(pb.StatusRequest(job_id=str(job_id)))
+
+    async def output(
+        self,
+        job_id: UUID | str,
+        *,
+        tail: bool = False,
+        offset: int = 0,
+        give_up_after: float = GIVE_UP_AFTER,
+    ) -> AsyncGenerator[pb.OutputResponse, None]:
+        """Yield a job's output from byte `offset`; the last message carries `end`.
+
+        With `tail` it goes on until the job has finished. When the connection is lost the stream is
+        taken up where it was, so that every byte arrives exactly once. After `give_up_after`
+        seconds without the server it raises OutputInterrupted.
+        """
+        progress = OutputProgress(job_id, tail=tail, offset=offset, give_up_after=give_up_after)
+        while not progress.finished:
+            call = self._stub.Output(progress.request(time.monotonic()))
+            failure: grpc.RpcError | None = None
+            try:
+                async for message in call:
+                    if (news := progress.accept(message)) is not None:
+                        yield news
+            except grpc.aio.AioRpcError as error:
+                failure = error
+            finally:
+                call.cancel()
+            if not progress.finished:
+                await asyncio.sleep(progress.lost(time.monotonic(), failure))
