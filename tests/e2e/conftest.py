@@ -52,9 +52,10 @@ def cgroup_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             command = ["mount", "-t", "cgroup2", "none", str(mount)]
             attempt = subprocess.run(command, capture_output=True, text=True, check=False)
             if attempt.returncode != 0:
+                why = attempt.stderr.partition("\n")[0]
                 _give_up(
-                    "a cgroup v2 hierarchy that can be written, and mounting one failed "
-                    f"({attempt.stderr.strip()}). In a container, run it with --privileged"
+                    f"a cgroup v2 hierarchy that can be written, and mounting one failed ({why}). "
+                    "In a container, run it with --privileged"
                 )
             stack.callback(subprocess.run, ["umount", str(mount)], check=True)
             if not _is_usable(mount):

@@ -23,7 +23,8 @@ json.dump(sorted(sys.modules), sys.stdout)
 def loaded_modules(name: str, *options: str) -> set[str]:
     """Import `name` in an interpreter of its own; return all that is loaded then."""
     command = [sys.executable, *options, "-c", PRINT_MODULES, str(SOURCE), name]
-    finished = subprocess.run(command, check=True, capture_output=True, text=True)
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
     return set(json.loads(finished.stdout))
 
 

@@ -20,6 +20,7 @@ from jobworker.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from jobworker.auth.files import PemFile, Pems
 
@@ -95,10 +96,7 @@ def pair(
     it, because the server insists. Raises ConfigError otherwise.
     """
     leaf = certificates(certificate)[0]
-    if private_key(key).public_key() != leaf.public_key():
-        raise ConfigError(
-            f"the private key {key.path} does not belong to the certificate {certificate.path}"
-        )
+    belongs(key, leaf, certificate.path)
     _check_time(leaf, f"the certificate {certificate.path}", now)
     usage = _extended_key_usage(leaf)
     if purpose.oid not in usage and (usage or purpose is Purpose.CLIENT):
@@ -108,6 +106,14 @@ def pair(
             f"lacks {purpose.value}"
         )
     return leaf
+
+
+def belongs(key: PemFile, certificate: x509.Certificate, path: Path) -> PrivateKey:
+    """Return the key if it is that of the certificate at `path`. Raises ConfigError otherwise."""
+    parsed = private_key(key)
+    if parsed.public_key() != certificate.public_key():
+        raise ConfigError(f"the private key {key.path} does not belong to the certificate {path}")
+    return parsed
 
 
 def authorities(ca: PemFile, *, now: datetime | None = None) -> list[x509.Certificate]:

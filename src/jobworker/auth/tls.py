@@ -177,7 +177,7 @@ async def probe_tls12(host: str, port: int, *, timeout: float = 5.0) -> bool:  #
                 writer.close()
     except (OSError, TimeoutError) as error:
         raise Unavailable(
-            f"cannot ask {host} port {port} whether it speaks TLS 1.2: {error or 'no answer'}"
+            f"cannot ask {host} port {port} whether it speaks TLS 1.2: {str(error) or 'no answer'}"
         ) from error
     return first == _HANDSHAKE
 

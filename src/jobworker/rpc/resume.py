@@ -27,6 +27,11 @@ LAST_DELAY: Final = 2.0
 
 _FINISHED: Final = (Status.STATUS_STOPPED, Status.STATUS_EXITED, Status.STATUS_LOST)
 _TRANSIENT: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+_NEVER_CONNECTED: Final = (
+    "failed to connect to all addresses",
+    "errors resolving",
+    "DNS resolution failed",
+)
 
 
 class OutputInterrupted(Unavailable):
@@ -129,7 +134,7 @@ class OutputProgress:
 def never_connected(error: grpc.RpcError) -> bool:
     """Tell whether a call failed because no connection could be made, so that nothing was sent.
 
-    The words are those of gRPC's core (pick_first and the resolvers), which has no code for it.
+    The words are those of gRPC's core (its policy pick_first and its resolvers, grpcio 1.85 and
+    before), which has no code for it.
     """
-    details = error.details() or ""
-    return details.startswith(("failed to connect to all addresses", "DNS resolution failed"))
+    return (error.details() or "").startswith(_NEVER_CONNECTED)

@@ -1,0 +1,97 @@
+"""``jobworker-cli output``: a job's output, byte for byte, on standard output."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from jobworker.cli.calls import call
+from jobworker.cli.options import SectionedCommand, format_option, job_id_argument, option
+from jobworker.cli.render import to_json
+from jobworker.cli.session import Failure
+from jobworker.cli.units import parse_offset
+
+if TYPE_CHECKING:
+    from jobworker.cli.session import Session
+    from jobworker.rpc.client import Client
+    from jobworker.rpc.v1.jobworker_pb2 import OutputResponse
+
+
+@click.command(
+    cls=SectionedCommand,
+    short_help="Fetch a job's output",
+    options_metavar="[FLAGS]",
+    epilog="""\b
+Examples:
+  jobworker-cli output 3f2c9a1e-8f6b-4f0e-9d8f-2a4a5b6c7d8e > job.log
+  jobworker-cli output --tail 3f2c9a1e-8f6b-4f0e-9d8f-2a4a5b6c7d8e
+""",
+)
+@click.option("--tail", "-f", is_flag=True, help="Tail the output of the job until it has ended.")
+@option(
+    "--offset",
+    parse=parse_offset,
+    default="0",
+    show_default=True,
+    metavar="BYTES",
+    help="Where to begin, in bytes from the start of the output.",
+)
+@format_option
+@job_id_argument
+@click.pass_obj
+def command(session: Session, /, job_id: str, *, tail: bool, offset: int) -> None:
+    """Write what a job has written so far (stdout and stderr), byte for byte.
+
+    When the connection is lost it is taken up again where it was; no byte is repeated or skipped.
+    Ctrl-C ends only this program: the job goes on.
+
+    As JSON: one object a line, with the bytes in base64, the last one with the end.
+    """
+    written = offset
+
+    async def copy(client: Client) -> None:
+        nonlocal written
+        async for message in client.output(job_id, tail=tail, offset=offset):
+            data = _line(message) if session.format == "json" else message.output
+            write_all(sys.stdout.fileno(), data)
+            written += len(message.output)
+
+    try:
+        call(session, f"get the output of job {job_id}", copy)
+    except KeyboardInterrupt:
+        click.echo(
+            f"\njobworker-cli: detached at byte {written}; the job goes on unless it has ended."
+            f"\nTo stop it:       jobworker-cli stop {job_id}"
+            f"\nTo see the rest:  jobworker-cli output --tail --offset {written} {job_id}",
+            err=True,
+        )
+        raise
+
+
+def _line(message: OutputResponse) -> bytes:
+    return to_json(message, indent=None).encode() + b"\n"
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`; waits where `fd` is non-blocking and full.
+
+    Raises BrokenPipeError when the reader is gone, and Failure for everything else.
+    """
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(fd, rest) :]
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            poll.poll()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            name = errno.errorcode.get(error.errno or 0, "?")
+            raise Failure(f"cannot write the output: {error.strerror} ({name})") from error

@@ -1,0 +1,183 @@
+"""How answers are shown: aligned text for people, JSON with the wire contract's names. Pure."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from jobworker.cli import limits, units
+from jobworker.cli.text import join, printable
+from jobworker.rpc.v1.jobworker_pb2 import Reason, Status, StatusDetail
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    from jobworker.rpc.v1.jobworker_pb2 import Job, StatusResponse, Usage
+
+
+def to_json(message: Message, indent: int | None = 2) -> str:
+    """Return a message as JSON.
+
+    Names and structure are the wire contract's. As in protobuf's own JSON, enums are names, bytes
+    are base64, durations are ``"1.5s"`` and times RFC 3339; whole numbers are numbers, though.
+    What is not set is absent, except plain fields: those are there with their default.
+    """
+    return json.dumps(_plain(message), indent=indent, ensure_ascii=False)
+
+
+def _plain(message: Message) -> Any:
+    if message.DESCRIPTOR.file.package == "google.protobuf":
+        return message.ToJsonString()  # type: ignore[attr-defined]  # Duration, Timestamp
+    fields: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        if field.has_presence and not message.HasField(field.name):
+            continue
+        value = getattr(message, field.name)
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            fields[field.name] = dict(value)
+        elif field.is_repeated:
+            fields[field.name] = [_value(field, item) for item in value]
+        else:
+            fields[field.name] = _value(field, value)
+    return fields
+
+
+def _value(field: Any, value: Any) -> Any:
+    if field.message_type is not None:
+        return _plain(value)
+    if field.enum_type is not None:
+        known = field.enum_type.values_by_number.get(value)
+        return known.name if known is not None else value
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    return value
+
+
+def status_text(response: StatusResponse, now: float) -> str:
+    """Lay a job out for people; `now` is seconds since the epoch, times are local."""
+    job = response.job
+    rows: list[tuple[str, list[str]]] = [
+        ("job", [job.id]),
+        ("name", _given(job.name)),
+        ("status", [status_line(response.status)]),
+        ("", _given(response.status.message)),
+        ("command", [join([job.command.name, *job.command.args])] if job.command.name else []),
+        ("owner", _given(job.owner)),
+        ("user", _given(job.user)),
+        ("directory", _given(job.working_directory)),
+        ("variables", _given(", ".join(job.env_names))),
+        ("labels", [printable(f"{key}={value}") for key, value in sorted(job.labels.items())]),
+        ("created", _moment(job, "created_at", now)),
+        ("started", _moment(job, "started_at", now)),
+        ("ended", _moment(job, "ended_at", now)),
+        ("run time", _run_time(job, now)),
+        ("timeout", [_seconds(job.timeout)] if job.HasField("timeout") else []),
+        ("stop", _stop_policy(job)),
+        ("pid", [str(job.pid)] if job.pid else []),
+        ("limits", limits.describe(job.limits)),
+        ("usage", _usage(job.usage)),
+        ("output", [units.format_size(job.output_size)]),
+        ("warnings", [printable(warning) for warning in job.warnings]),
+    ]
+    return "\n".join(
+        f"{key if first else '':<10} {line}"
+        for key, lines in rows
+        for first, line in zip([True, *[False] * len(lines)], lines, strict=False)
+    )
+
+
+def status_line(detail: StatusDetail) -> str:
+    """Say a status in a word or two: ``running``, ``exited (0)``, ``stopped (timed out)``."""
+    state = _word(Status.DESCRIPTOR, detail.status)
+    reason = "" if not detail.reason else _word(Reason.DESCRIPTOR, detail.reason)
+    exited = detail.status == Status.STATUS_EXITED
+    notes = []
+    if reason not in ("", state, "exited", "signaled"):
+        notes.append(reason)
+    if exited and detail.exit_code >= 0 and not detail.signal:
+        notes.append(f"exit code {detail.exit_code}" if notes else str(detail.exit_code))
+    if detail.signal:
+        notes.append(units.format_signal(detail.signal))
+    return f"{state} ({', '.join(notes)})" if notes else state
+
+
+def _word(enum: Any, number: int) -> str:
+    value = enum.values_by_number.get(number)
+    if value is None:
+        return f"unknown ({number})"
+    prefix = f"{enum.name.upper()}_"
+    return str(value.name).removeprefix(prefix).replace("_", " ").lower()
+
+
+def _given(text: str) -> list[str]:
+    return [printable(text)] if text else []
+
+
+def _seconds(duration: Any) -> str:
+    return units.format_duration(duration.ToNanoseconds() / 1e9)
+
+
+def _moment(job: Job, field: str, now: float) -> list[str]:
+    if not job.HasField(field):  # type: ignore[arg-type]
+        return []
+    seconds = _epoch(getattr(job, field))
+    local = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(seconds)).rstrip()
+    age = units.format_age(now - seconds)
+    return [f"{local} ({age})" if age else local]
+
+
+def _run_time(job: Job, now: float) -> list[str]:
+    if not job.HasField("started_at"):
+        return []
+    if job.HasField("ended_at"):
+        return [units.format_duration(max(_epoch(job.ended_at) - _epoch(job.started_at), 0))]
+    return [f"{units.format_duration(max(now - _epoch(job.started_at), 0))} so far"]
+
+
+def _epoch(timestamp: Timestamp) -> float:
+    return timestamp.ToNanoseconds() / 1e9
+
+
+def _stop_policy(job: Job) -> list[str]:
+    if not job.HasField("stop"):
+        return []
+    signal = units.format_signal(job.stop.signal or 15)
+    if not job.stop.HasField("grace"):
+        return [signal]
+    return [f"{signal}, then SIGKILL after {_seconds(job.stop.grace)}"]
+
+
+def _usage(usage: Usage) -> list[str]:
+    def time_of(field: str) -> str:
+        return units.format_duration(units.seconds_of_us(getattr(usage, field)))
+
+    def size_of(field: str) -> str:
+        return units.format_size(getattr(usage, field))
+
+    def there(*fields: str) -> bool:
+        return all(usage.HasField(field) for field in fields)  # type: ignore[arg-type]
+
+    lines = []
+    if there("cpu_user_us", "cpu_system_us"):
+        total = units.seconds_of_us(usage.cpu_user_us + usage.cpu_system_us)
+        split = f"{time_of('cpu_user_us')} user, {time_of('cpu_system_us')} system"
+        lines.append(f"{units.format_duration(total)} CPU ({split})")
+    if there("memory_peak"):
+        lines.append(f"{size_of('memory_peak')} memory at most")
+    if there("pids_peak"):
+        lines.append(f"{usage.pids_peak} processes and threads at most")
+    for what in ("read", "write"):
+        if there(f"io_{what}_bytes"):
+            text = f"{size_of(f'io_{what}_bytes')} {'read' if what == 'read' else 'written'}"
+            if there(f"io_{what}_operations"):
+                text += f" in {getattr(usage, f'io_{what}_operations')} operations"
+            lines.append(text)
+    if usage.oom_kills:
+        lines.append(f"{usage.oom_kills} processes killed: out of memory")
+    for what, name in (("cpu", "CPU"), ("memory", "memory"), ("io", "I/O")):
+        if there(f"{what}_pressure_us"):
+            lines.append(f"{time_of(f'{what}_pressure_us')} waiting for {name}")
+    return lines

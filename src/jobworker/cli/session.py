@@ -1,0 +1,24 @@
+"""What the global flags say. It is light on purpose: help and completion load nothing of gRPC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+FORMATS: Final = ("text", "json")
+
+
+@dataclass(slots=True)
+class Session:
+    """The global flags of one invocation; None where flag and environment say nothing."""
+
+    url: str | None = None
+    cert: str | None = None
+    key: str | None = None
+    ca: str | None = None
+    context: str | None = None
+    format: str = "text"
+
+
+class Failure(Exception):
+    """Raised when a command could not do what it was asked to; the text is for the user."""

@@ -1,0 +1,40 @@
+"""``jobworker-cli status``: everything that is known of a job."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from jobworker.cli.calls import call
+from jobworker.cli.options import SectionedCommand, format_option, job_id_argument
+from jobworker.cli.render import status_text, to_json
+
+if TYPE_CHECKING:
+    from jobworker.cli.session import Session
+
+
+@click.command(
+    cls=SectionedCommand,
+    short_help="Fetch a job's status",
+    options_metavar="[FLAGS]",
+    epilog="""\b
+Examples:
+  jobworker-cli status 3f2c9a1e-8f6b-4f0e-9d8f-2a4a5b6c7d8e
+  jobworker-cli status --format json 3f2c9a1e-8f6b-4f0e-9d8f-2a4a5b6c7d8e | jq .status
+""",
+)
+@format_option
+@job_id_argument
+@click.pass_obj
+def command(session: Session, /, job_id: str) -> None:
+    """Show a job's state, its command, times, limits and usage.
+
+    The JSON has the names and the structure of the wire contract's StatusResponse.
+    """
+    response = call(session, f"get the status of job {job_id}", lambda c: c.status(job_id))
+    if session.format == "json":
+        click.echo(to_json(response))
+    else:
+        click.echo(status_text(response, now=time.time()))

@@ -1,0 +1,47 @@
+"""``jobworker-cli stop``: end a job, and return when it has ended."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from jobworker.cli.calls import call
+from jobworker.cli.options import SectionedCommand, format_option, job_id_argument, option
+from jobworker.cli.units import parse_duration
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    from jobworker.cli.session import Session
+
+
+@click.command(
+    cls=SectionedCommand,
+    short_help="Stop a job",
+    options_metavar="[FLAGS]",
+    epilog="""\b
+Examples:
+  jobworker-cli stop 3f2c9a1e-8f6b-4f0e-9d8f-2a4a5b6c7d8e
+  jobworker-cli stop --grace 1m 3f2c9a1e-8f6b-4f0e-9d8f-2a4a5b6c7d8e
+""",
+)
+@option(
+    "--grace",
+    parse=parse_duration,
+    metavar="DURATION",
+    help="Time from the stop signal to SIGKILL; 0 kills at once.  [default: the job's own]",
+)
+@format_option
+@job_id_argument
+@click.pass_obj
+def command(session: Session, /, job_id: str, grace: Fraction | None) -> None:
+    """Stop a job: the stop signal, the grace period, then SIGKILL for what is left of it.
+
+    Returns when the job has ended. Stopping a job that has ended already does nothing.
+    """
+    seconds = None if grace is None else float(grace)
+    call(session, f"stop job {job_id}", lambda client: client.stop(job_id, seconds))
+    if session.format == "json":
+        click.echo(json.dumps({"job_id": job_id}))

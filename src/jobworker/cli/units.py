@@ -1,0 +1,272 @@
+"""What people write for sizes, counts, times and CPUs, and how such values are shown. Pure.
+
+Every parser raises ValueError with a sentence that names the value and what is accepted.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from fractions import Fraction
+from typing import Final
+
+from jobworker.cgroups.limits import MAX
+
+SIZES: Final = "a size such as 1000, 512M, 1G, 1GiB, 1.5G (K, M, G, T, P, E are powers of 1024)"
+COUNTS: Final = "a count such as 500, 10k, 2M (k and M are powers of 1000)"
+DURATIONS: Final = "a duration such as 90s, 5m, 1h30m, 500ms, or a number of seconds"
+BURSTS: Final = "a time such as 20ms or 500us"
+CPUS: Final = "CPUs such as 1.5 or 150%, or a quota in a period such as 50ms/100ms"
+SIGNALS: Final = "a signal such as TERM, SIGTERM or 15"
+
+CPU_PERIOD_US: Final = 100_000
+"""The kernel's default period of cpu.max (cgroup-v2.rst, "CPU Interface Files")."""
+
+_CPU_TIME_US: Final = (1_000, 1_000_000)
+# kernel/sched/core.c: a quota and a period are at least 1 ms, a period is at most 1 s.
+
+_NUMBER: Final = r"(?P<number>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
+_SIZE: Final = re.compile(_NUMBER + r"(?:(?P<prefix>[KMGTPE])(?:iB)?|B)?", re.ASCII | re.IGNORECASE)
+_COUNT: Final = re.compile(_NUMBER + r"(?P<prefix>[kKM]?)", re.ASCII)
+_DURATION_PART: Final = re.compile(_NUMBER + r"(?P<unit>us|µs|ms|s|m|h|d)", re.ASCII)
+_BINARY_PREFIXES: Final = "KMGTPE"
+_DECIMAL_PREFIXES: Final = {"": 1, "k": 1_000, "K": 1_000, "M": 1_000_000}
+_US: Final = {
+    "us": 1,
+    "µs": 1,
+    "ms": 1_000,
+    "s": 1_000_000,
+    "m": 60_000_000,
+    "h": 3_600_000_000,
+    "d": 86_400_000_000,
+}
+_LONGEST_US: Final = 315_576_000_000 * 1_000_000
+# google/protobuf/duration.proto: at most 10,000 years.
+
+
+def parse_size(text: str) -> int:
+    """Return bytes; ``max`` is MAX. A fraction of a byte is dropped."""
+    if text == "max":
+        return MAX
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not {SIZES}, or max")
+    prefix = (match["prefix"] or "").upper()
+    power = _BINARY_PREFIXES.index(prefix) + 1 if prefix else 0
+    return _uint64(text, Fraction(match["number"]) * 1024**power)
+
+
+def parse_count(text: str) -> int:
+    """Return a whole number; ``max`` is MAX."""
+    if text == "max":
+        return MAX
+    match = _COUNT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not {COUNTS}, or max")
+    count = Fraction(match["number"]) * _DECIMAL_PREFIXES[match["prefix"]]
+    if count.denominator != 1:
+        raise ValueError(f"{text!r} is not a whole number")
+    return _uint64(text, count)
+
+
+def parse_weight(text: str) -> int:
+    """Return a weight as cpu.weight and io.weight take it."""
+    if not re.fullmatch(r"[0-9]{1,5}", text, re.ASCII) or not 1 <= int(text) <= 10_000:
+        raise ValueError(f"{text!r} is not a weight: a whole number from 1 to 10000")
+    return int(text)
+
+
+def parse_device_size(text: str) -> tuple[str, int]:
+    """Read ``10M`` or ``/dev/vda:10M`` as a device ("" means all physical disks) and bytes."""
+    device, value = _split_device(text)
+    return device, parse_size(value)
+
+
+def parse_device_count(text: str) -> tuple[str, int]:
+    """Read ``500`` or ``/dev/vda:500`` as a device ("" means all physical disks) and a count."""
+    device, value = _split_device(text)
+    return device, parse_count(value)
+
+
+def parse_duration(text: str) -> Fraction:
+    """Return seconds: ``1h30m``, ``500ms``, or a plain number of seconds."""
+    if re.fullmatch(_NUMBER, text, re.ASCII):
+        microseconds = Fraction(text) * _US["s"]
+    else:
+        parts = _duration_parts(text)
+        if parts is None:
+            raise ValueError(f"{text!r} is not {DURATIONS}")
+        microseconds = sum(parts, Fraction(0))
+    if microseconds > _LONGEST_US:
+        raise ValueError(f"{text!r} is longer than 10,000 years")
+    return microseconds / _US["s"]
+
+
+def parse_burst(text: str) -> int:
+    """Return microseconds; the unit must be written, because the kernel's own is not a second."""
+    parts = _duration_parts(text)
+    if text != "0" and parts is None:
+        raise ValueError(f"{text!r} is not {BURSTS}")
+    return _uint64(text, sum(parts or (), Fraction(0)))
+
+
+def parse_cpu_max(text: str) -> tuple[int, int]:
+    """Return the quota (or MAX) and the period, both in microseconds."""
+    if text == "max":
+        return MAX, CPU_PERIOD_US
+    quota, slash, period = text.partition("/")
+    if slash:
+        quota_us = MAX if quota == "max" else _cpu_time(text, quota)
+        period_us = _cpu_time(text, period)
+        if period_us > _CPU_TIME_US[1]:
+            raise ValueError(f"{text!r}: the period is longer than 1s")
+        return quota_us, period_us
+    if not re.fullmatch(_NUMBER + "%?", text, re.ASCII):
+        raise ValueError(f"{text!r} is not {CPUS}, or max")
+    percent = text.endswith("%")
+    cpus = Fraction(text.removesuffix("%")) / (100 if percent else 1)
+    quota_us = _uint64(text, cpus * CPU_PERIOD_US)
+    if quota_us < _CPU_TIME_US[0]:
+        raise ValueError(f"{text!r} is less than the kernel can enforce: 0.01 CPUs (1%)")
+    return quota_us, CPU_PERIOD_US
+
+
+def parse_signal(text: str) -> int:
+    """Return the number of a Linux signal."""
+    if re.fullmatch(r"[0-9]{1,3}", text, re.ASCII):
+        number = int(text)
+    else:
+        name = text.upper()
+        name = name if name.startswith("SIG") else f"SIG{name}"
+        known = signal.Signals.__members__.get(name)
+        number = known.value if known is not None else 0
+    if not 1 <= number <= signal.SIGRTMAX:
+        raise ValueError(f"{text!r} is not {SIGNALS}")
+    return number
+
+
+def parse_offset(text: str) -> int:
+    """Return a number of bytes, written in full."""
+    if not re.fullmatch(r"[0-9]{1,20}", text, re.ASCII) or int(text) > MAX:
+        raise ValueError(f"{text!r} is not a number of bytes")
+    return int(text)
+
+
+def parse_pair(text: str) -> tuple[str, str]:
+    """Read ``KEY=VALUE``."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise ValueError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def format_size(size: int) -> str:
+    """Say bytes for people: ``512 MiB``, ``1.5 GiB``, ``1000 B``, ``max``."""
+    if size == MAX:
+        return "max"
+    power = min(max(size.bit_length() - 1, 0) // 10, len(_BINARY_PREFIXES))
+    if not power:
+        return f"{size} B"
+    text = _decimal(Fraction(size, 1024**power), 1)
+    if text == "1024" and power < len(_BINARY_PREFIXES):
+        power, text = power + 1, "1"
+    return f"{text} {_BINARY_PREFIXES[power - 1]}iB"
+
+
+def format_count(count: int) -> str:
+    """Say a count, with ``max`` for MAX."""
+    return "max" if count == MAX else str(count)
+
+
+def format_duration(seconds: float | Fraction) -> str:
+    """Say a time so that `parse_duration` would read it: ``1h30m``, ``2.5s``, ``340ms``, ``0s``."""
+    microseconds = round(Fraction(seconds) * _US["s"])
+    if microseconds < _US["ms"]:
+        return f"{microseconds}us" if microseconds else "0s"
+    if microseconds < _US["s"]:
+        return (
+            f"{_decimal(Fraction(microseconds, _US['ms']), 0 if microseconds >= 10_000 else 2)}ms"
+        )
+    if microseconds < _US["m"]:
+        return f"{_decimal(Fraction(microseconds, _US['s']), 2)}s"
+    whole = round(Fraction(microseconds, _US["s"]))
+    days, rest = divmod(whole, 86_400)
+    hours, rest = divmod(rest, 3_600)
+    minutes, rest = divmod(rest, 60)
+    parts = [(days, "d"), (hours, "h"), (minutes, "m"), (rest, "s")]
+    return "".join(f"{value}{unit}" for value, unit in parts if value)
+
+
+def format_age(seconds: float) -> str:
+    """Say how long ago, in the largest unit only; nothing for what is yet to come."""
+    if seconds < 0:
+        return ""
+    for length, unit in ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")):
+        if seconds >= length:
+            return f"{int(seconds // length)}{unit} ago"
+    return "just now"
+
+
+def seconds_of_us(microseconds: int) -> Fraction:
+    """Return seconds."""
+    return Fraction(microseconds, _US["s"])
+
+
+def format_cpu_max(quota_us: int, period_us: int) -> str:
+    """Say a CPU limit: ``1.5 CPUs``, with the period where it is not the default, or ``max``."""
+    if quota_us == MAX:
+        return "max"
+    period_us = period_us or CPU_PERIOD_US
+    cpus = _decimal(Fraction(quota_us, period_us), 2)
+    text = f"{cpus} CPU" if cpus == "1" else f"{cpus} CPUs"
+    if period_us == CPU_PERIOD_US:
+        return text
+    quota, period = (format_duration(seconds_of_us(us)) for us in (quota_us, period_us))
+    return f"{text} ({quota}/{period})"
+
+
+def format_signal(number: int) -> str:
+    """Say a signal's name, or its number where it has none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _uint64(text: str, value: Fraction) -> int:
+    if value >= MAX:
+        raise ValueError(f"{text!r} is too large; write max for no limit")
+    return int(value)
+
+
+def _split_device(text: str) -> tuple[str, str]:
+    device, colon, value = text.rpartition(":")
+    if colon and not device:
+        raise ValueError(f"{text!r} names no device before the colon")
+    return device, value
+
+
+def _duration_parts(text: str) -> list[Fraction] | None:
+    parts = []
+    position = 0
+    while match := _DURATION_PART.match(text, position):
+        parts.append(Fraction(match["number"]) * _US[match["unit"]])
+        position = match.end()
+    return parts if parts and position == len(text) else None
+
+
+def _cpu_time(text: str, part: str) -> int:
+    parts = _duration_parts(part)
+    if parts is None:
+        raise ValueError(f"{text!r} is not {CPUS}, or max")
+    microseconds = _uint64(text, sum(parts, Fraction(0)))
+    if microseconds < _CPU_TIME_US[0]:
+        raise ValueError(f"{text!r}: the kernel takes no quota or period below 1ms")
+    return microseconds
+
+
+def _decimal(value: Fraction, places: int) -> str:
+    scaled = round(value * 10**places)
+    whole, rest = divmod(scaled, 10**places)
+    fraction = f"{rest:0{places}d}".rstrip("0") if places else ""
+    return f"{whole}.{fraction}" if fraction else str(whole)
