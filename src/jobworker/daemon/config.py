@@ -14,6 +14,7 @@ from jobworker.errors import ConfigError
 DEFAULT_CONFIG: Final = Path("/etc/jobworker/jobworker.toml")
 DEFAULT_PORT: Final = 50051
 ENV_PREFIX: Final = "JOBWORKER"
+SERVER_PREFIX: Final = "JOBWORKER_SERVER"
 
 _Path = Annotated[str, msgspec.Meta(min_length=1)]
 

@@ -17,6 +17,8 @@ from jobworker.errors import JobWorkerError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from jobworker.auth.certs import Outcome
+
 _CERTS: Final = Path("/etc/jobworker/certs")
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 _DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
@@ -66,8 +68,10 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _option(flag: str, **attributes: Any) -> Callable[..., Any]:
     name = flag.removeprefix("--").replace("-", "_").upper()
+    # JOBWORKER_CERT and its like are the client's; who has exported them must not serve with them.
+    prefix = config.ENV_PREFIX if name not in ("CERT", "KEY", "CA") else config.SERVER_PREFIX
     return click.option(
-        flag, envvar=f"{config.ENV_PREFIX}_{name}", show_default=True, show_envvar=True,
+        flag, envvar=f"{prefix}_{name}", show_default=True, show_envvar=True,
         **attributes,
     )  # fmt: skip
 
@@ -75,10 +79,10 @@ def _option(flag: str, **attributes: Any) -> Callable[..., Any]:
 def _read_config(context: click.Context, _option: click.Parameter, path: Path | None) -> None:
     try:
         file = config.read(path)
+        context.obj = file.policy()
     except JobWorkerError as error:
         raise click.UsageError(str(error)) from error
     context.default_map = file.defaults()
-    context.obj = file.roles()
 
 
 @cli.command()
@@ -123,7 +127,8 @@ def check(style: str, **places: Any) -> None:
     """
     from jobworker.daemon import check as checking
 
-    found = checking.look(**{k: places[k] for k in ("cgroup_root", "cert", "key", "ca")})
+    del places["listen"]
+    found = checking.look(**places)
     click.echo(checking.as_json(found) if style == "json" else checking.as_text(found))
     sys.exit(0 if found.usable else 1)
 
@@ -142,7 +147,7 @@ def certs() -> None:
     metavar="HOST",
     help="A further name or address of the server; may be repeated.",
 )
-@click.option("--force", is_flag=True, help="Issue everything anew, the authority included.")
+@click.option("--force", is_flag=True, help="Issue the certificates anew, with new keys.")
 def init(directory: Path, names: tuple[str, ...], force: bool) -> None:
     """Make a certificate authority, the server's certificate, and user_alpha's and user_bravo's.
 
@@ -150,8 +155,7 @@ def init(directory: Path, names: tuple[str, ...], force: bool) -> None:
     """
     from jobworker.auth import certs as making
 
-    for line in making.init(directory, names=names, force=force).lines():
-        click.echo(line)
+    _say(making.init(directory, names=names, force=force))
 
 
 @certs.command()
@@ -164,8 +168,14 @@ def user(common_name: str, directory: Path) -> None:
     """
     from jobworker.auth import certs as making
 
-    for line in making.issue_client(directory, common_name).lines():
-        click.echo(line)
+    _say(making.issue_client(directory, common_name))
+
+
+def _say(outcome: Outcome) -> None:
+    for path in outcome.written:
+        click.echo(f"wrote {path}")
+    for path in outcome.kept:
+        click.echo(f"kept  {path}")
 
 
 def main() -> None:

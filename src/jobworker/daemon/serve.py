@@ -12,13 +12,12 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from jobworker.auth import tls  # isort: skip - before grpc, whose TLS it restricts
-
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from jobworker import job
+from jobworker.auth import tls
 from jobworker.auth.audit import Audit
 from jobworker.errors import ConfigError
 from jobworker.rpc.guard import Guard
@@ -37,12 +36,12 @@ log = logging.getLogger(__name__)
 _PATIENCE: Final = 5.0
 """Seconds that calls under way are given to end when the server shuts down."""
 _MAX_REQUEST: Final = 8 * 1024 * 1024
-"""Bytes; above what execve accepts (execve(2)), so that the kernel's answer is what a client gets."""
+"""Bytes; above what execve accepts (execve(2)), so that a client gets the kernel's answer."""
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", _MAX_REQUEST),
     ("grpc.so_reuseport", 0),
-    # A client that is gone without a word is noticed within a minute, also in the middle of a stream.
+    # A client that is gone without a word is noticed within a minute, in a stream too.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),

@@ -6,8 +6,8 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from jobworker import output
 from jobworker.errors import JobWorkerError
+from jobworker.output import follow, open_for_reading, read_to, size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jobworker.job.record import JobRecord
     from jobworker.job.spec import JobSpec
     from jobworker.job.state import JobStatus
+    from jobworker.output import Follower, Watcher
 
 
 class Job:
@@ -24,7 +25,7 @@ class Job:
     always consistent; everything that waits belongs to the Service's event loop.
     """
 
-    def __init__(self, record: JobRecord, log_dir: Path, watcher: output.Watcher) -> None:
+    def __init__(self, record: JobRecord, log_dir: Path, watcher: Watcher) -> None:
         self._record = record
         self._log_dir = log_dir
         self._watcher = watcher
@@ -77,7 +78,7 @@ class Job:
         if self._record.output_size is not None:
             return self._record.output_size
         try:
-            return output.size(self._log_dir, self.id)
+            return size(self._log_dir, self.id)
         except JobWorkerError:
             return None
 
@@ -86,7 +87,7 @@ class Job:
         with self.stream_output(offset, tail=False) as chunks:
             return b"".join([chunk.data async for chunk in chunks])
 
-    def stream_output(self, offset: int = 0, *, tail: bool = True) -> output.Follower:
+    def stream_output(self, offset: int = 0, *, tail: bool = True) -> Follower:
         """Return the output from byte `offset` on, as an async iterator of chunks.
 
         Any number of readers may do so at any time, each at its own pace. With `tail` it goes on
@@ -96,14 +97,12 @@ class Job:
         Raises FailedPrecondition if the output is gone, ResourceExhausted if there is no
         descriptor left, and ShuttingDown when the Service is being left.
         """
-        fd = output.open_for_reading(self._log_dir, self.id)
+        fd = open_for_reading(self._log_dir, self.id)
         if self.finished or not tail:
-            return output.read_to(fd, offset=offset, size=self._record.output_size)
+            return read_to(fd, offset=offset, size=self._record.output_size)
         try:
             watch = self._watcher.watch(self.id, fd)
         except BaseException:
             os.close(fd)
             raise
-        return output.follow(
-            fd, offset=offset, final_size=lambda: self._record.output_size, watch=watch
-        )
+        return follow(fd, offset=offset, final_size=lambda: self._record.output_size, watch=watch)

@@ -55,12 +55,17 @@ def _start_time(pid: int) -> int | None:
 async def wait_readable(fd: int) -> None:
     """Return once `fd` is readable; for a pidfd, that is when its process has ended."""
     loop = asyncio.get_running_loop()
-    readable = loop.create_future()
-    loop.add_reader(fd, lambda: readable.done() or readable.set_result(None))
+    readable: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(fd, _resolve, readable)
     try:
         await readable
     finally:
         loop.remove_reader(fd)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 async def wait_empty(cgroup: Cgroup) -> None:

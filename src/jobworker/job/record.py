@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping  # noqa: TC003 - msgspec resolves the annotations
 from dataclasses import dataclass, field
+from typing import Final
 
 from jobworker.cgroups import Limits
 from jobworker.job.spec import JobSpec  # noqa: TC001 - msgspec resolves the annotations
 from jobworker.job.state import JobStatus, State
+
+PENDING: Final = JobStatus(State.PENDING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +37,7 @@ class JobRecord:
     owner: str
     spec: JobSpec
     created_at: float
-    status: JobStatus = JobStatus(State.PENDING)
+    status: JobStatus = PENDING
     limits: Limits = field(default_factory=Limits)
     warnings: tuple[str, ...] = ()
     process: Process | None = None

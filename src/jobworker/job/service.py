@@ -134,8 +134,8 @@ class Service:
         record, fingerprint = found
         if fingerprint != spec.fingerprint():
             raise RequestConflict(
-                f"request_id {spec.request_id!r} was used for job {record.id}, which is a different "
-                "request; use a new request_id"
+                f"request_id {spec.request_id!r} was used for job {record.id}, which is a "
+                "different request; use a new request_id"
             )
         return record.id
 
@@ -281,7 +281,7 @@ class Service:
             orphan.stop(policy)
 
     async def fetch_job(self, job_id: str) -> Job:
-        """Return a job. Raises InvalidArgument for a malformed id, JobNotFound for an unknown one."""
+        """Return a job. Raises InvalidArgument (a malformed id) or JobNotFound."""
         job_id = parse_job_id(job_id)
         if (live := self._live.get(job_id)) is not None:
             return live

@@ -1,4 +1,4 @@
-"""What to run and how: a job's specification as one value, checked before anything is touched. Pure: no I/O."""
+"""What to run and how, as one value that is checked before anything is touched. Pure: no I/O."""
 
 from __future__ import annotations
 

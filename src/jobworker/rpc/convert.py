@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -16,14 +16,14 @@ from jobworker.rpc.v1 import jobworker_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-STATUSES: Final[Mapping[State, pb.Status]] = {
+STATUSES: Final[Mapping[State, pb.Status.ValueType]] = {
     State.PENDING: pb.STATUS_PENDING,
     State.RUNNING: pb.STATUS_RUNNING,
     State.STOPPED: pb.STATUS_STOPPED,
     State.EXITED: pb.STATUS_EXITED,
     State.LOST: pb.STATUS_LOST,
 }
-REASONS: Final[Mapping[Reason | None, pb.Reason]] = {
+REASONS: Final[Mapping[Reason | None, pb.Reason.ValueType]] = {
     None: pb.REASON_UNSPECIFIED,
     Reason.EXITED: pb.REASON_EXITED,
     Reason.SIGNALED: pb.REASON_SIGNALED,
@@ -89,16 +89,18 @@ def seconds(duration: Duration) -> float:
 
 def limits(message: pb.Limits) -> Limits:
     """Read limits. Raises InvalidArgument if a field and its alias disagree."""
-    values = {name: getattr(message, name) for name in _SCALARS if message.HasField(name)}  # type: ignore[arg-type]
-    devices = {name: _device_limits(getattr(message, name)) for name in _DEVICES}
+    values: dict[str, Any] = {
+        name: getattr(message, name) for name in _SCALARS if message.HasField(name)
+    }
+    values |= {name: _device_limits(getattr(message, name)) for name in _DEVICES}
     if message.memory:
         _agree(
             "memory", message.memory, "memory_max", values.setdefault("memory_max", message.memory)
         )
     for alias, name in _ALIASES.items():
         if value := getattr(message, alias):
-            devices[name] = _with_alias(alias, value, name, devices[name])
-    return Limits(**values, **devices, cpu_max=_cpu_max(message))
+            values[name] = _with_alias(alias, value, name, values[name])
+    return Limits(**values, cpu_max=_cpu_max(message))
 
 
 def _device_limits(messages: Iterable[pb.DeviceLimit]) -> tuple[DeviceLimit, ...]:

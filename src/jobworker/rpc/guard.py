@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
@@ -20,14 +20,24 @@ from jobworker.errors import JobWorkerError, ShuttingDown
 from jobworker.rpc.errors import status_code
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from jobworker.auth.audit import Audit
     from jobworker.auth.policy import Policy
 
+    Handler = grpc.RpcMethodHandler[Any, Any]
+
 log = logging.getLogger(__name__)
 
 _caller: ContextVar[Identity] = ContextVar("caller")
+
+_KINDS: Final[Mapping[tuple[bool, bool], tuple[str, Callable[..., Any]]]] = {
+    (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
+    (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+    (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
+    (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
+}
+"""Whether requests and responses are streams → the handler's attribute, and what makes one."""
 
 
 def caller() -> Identity:
@@ -47,35 +57,23 @@ class Guard(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
-        """Return the method's handler, wrapped."""
+    ) -> Handler | None:
+        """Return the method's handler, wrapped; None for a method that there is not."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
         return self._wrap(handler, handler_call_details.method)
 
-    def _wrap(self, handler: Any, method: str) -> grpc.RpcMethodHandler:
-        codec = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
-        if handler.response_streaming:
-            behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
-            make = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-            return make(self._stream(behaviour, method), **codec)
-        behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
-        make = (
-            grpc.stream_unary_rpc_method_handler
-            if handler.request_streaming
-            else grpc.unary_unary_rpc_method_handler
+    def _wrap(self, handler: Any, method: str) -> Handler:
+        kind, make = _KINDS[handler.request_streaming, handler.response_streaming]
+        wrap = self._stream if handler.response_streaming else self._unary
+        return make(
+            wrap(getattr(handler, kind), method),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
         )
-        return make(self._unary(behaviour, method), **codec)
 
     def _unary(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
         async def call(request: Any, context: Any) -> Any:
@@ -91,8 +89,9 @@ class Guard(grpc.aio.ServerInterceptor):
                 # write to the context themselves.
                 result = behaviour(request, context)
                 if hasattr(result, "__aiter__"):
-                    async for message in result:
-                        await context.write(message)
+                    async with aclosing(result):
+                        async for message in result:
+                            await context.write(message)
                 else:
                     await result
 
@@ -113,8 +112,8 @@ class Guard(grpc.aio.ServerInterceptor):
         except asyncio.CancelledError:
             if not self._closing:
                 raise
-            error = ShuttingDown("the server is shutting down; jobs go on running")
-            await context.abort(status_code(error), str(error))
+            closed = _shutting_down()
+            await context.abort(status_code(closed), str(closed))
         except grpc.aio.AbortError:
             raise
         except Exception:
@@ -129,7 +128,7 @@ class Guard(grpc.aio.ServerInterceptor):
         user = ""
         try:
             if self._closing:
-                raise ShuttingDown("the server is shutting down; jobs go on running")
+                raise _shutting_down()
             security = context.auth_context()
             tls.require_tls13(security)
             identity = Identity.from_pem(tls.peer_certificate(security))
@@ -154,3 +153,7 @@ class Guard(grpc.aio.ServerInterceptor):
             task.cancel()
         if left := [*self._calls, *self._streams]:
             await asyncio.wait(left, timeout=patience)
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("the server is shutting down; jobs go on running")

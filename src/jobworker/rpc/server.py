@@ -23,7 +23,7 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
         self._jobs = jobs
         self._audit = audit
 
-    async def Start(self, request: pb.StartRequest, context: Any) -> pb.StartResponse:  # noqa: N802
+    async def Start(self, request: pb.StartRequest, _context: Any) -> pb.StartResponse:  # noqa: N802
         """Start a job."""
         user = caller().common_name
         started = await self._jobs.start_job(convert.job_spec(request), owner=user)
@@ -36,14 +36,14 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
             warnings=started.record.warnings,
         )
 
-    async def Stop(self, request: pb.StopRequest, context: Any) -> pb.StopResponse:  # noqa: N802
+    async def Stop(self, request: pb.StopRequest, _context: Any) -> pb.StopResponse:  # noqa: N802
         """Stop a job and answer once it has ended."""
         grace = convert.seconds(request.grace) if request.HasField("grace") else None
         stopped = await self._jobs.stop_job(request.job_id, grace=grace)
         self._audit.change("stopped", job_id=stopped.id, user=caller().common_name)
         return pb.StopResponse()
 
-    async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusResponse:  # noqa: N802
+    async def Status(self, request: pb.StatusRequest, _context: Any) -> pb.StatusResponse:  # noqa: N802
         """Tell what is known of a job."""
         found = await self._jobs.fetch_job(request.job_id)
         record = found.record
@@ -51,7 +51,7 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
         return pb.StatusResponse(status=message.status, job=message)
 
     async def Output(  # noqa: N802
-        self, request: pb.OutputRequest, context: Any
+        self, request: pb.OutputRequest, _context: Any
     ) -> AsyncIterator[pb.OutputResponse]:
         """Stream a job's output, and close the stream with `end`."""
         found = await self._jobs.fetch_job(request.job_id)
