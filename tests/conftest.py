@@ -1,3 +1,3 @@
-"""For all tiers: TLS is restricted before any test module can import grpc."""
+"""What holds for every test: gRPC is restricted to TLS 1.3 before anything imports it."""
 
 import jobworker.auth  # noqa: F401
