@@ -130,7 +130,7 @@ def prepare(log_dir: Path) -> None:
                 f"cannot use the log directory {log_dir}: everybody may write to it; "
                 f"give a directory of its own, or chmod o-w {log_dir}"
             )
-    if not os.access(log_dir, os.W_OK | os.X_OK):
+    if not os.access(log_dir, os.W_OK | os.X_OK, effective_ids=True):
         raise ConfigError(f"cannot use the log directory {log_dir}: {_EXPLAINED[errno.EACCES]}")
 
 
