@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -36,6 +37,7 @@ def call(
     `in_doubt` is what to say besides when the request was sent and the answer was lost.
     """
     connection = connection_of(session)
+    logging.basicConfig(format="jobworker-cli: %(levelname)s: %(message)s", level=logging.WARNING)
 
     async def run() -> T:
         async with Client(
@@ -70,10 +72,14 @@ def connection_of(session: Session) -> Connection:
         connection = resolve(given, session.context)
         parse_target(connection.url)
     except ConfigError as error:
-        raise click.UsageError(str(error)) from error
+        raise click.UsageError(str(error), _program()) from error
     except ValueError as error:
-        raise click.UsageError(f"--url: {error}") from error
+        raise click.UsageError(f"--url: {error}", _program()) from error
     return connection
+
+
+def _program() -> click.Context:
+    return click.get_current_context().find_root()
 
 
 def _answer_was_lost(error: grpc.RpcError) -> bool:

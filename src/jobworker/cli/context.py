@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from jobworker.errors import ConfigError
 
@@ -23,8 +22,7 @@ WHAT: Final[Mapping[str, str]] = {
 """The files that mutual TLS needs, by the name of their flag."""
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
+class Connection(NamedTuple):
     """All that is needed to reach a server."""
 
     url: str

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 
-from jobworker.cgroups.limits import MAX
 from jobworker.cli import units
 from jobworker.cli.options import SectionedOption, option
 from jobworker.rpc.v1.jobworker_pb2 import CpuMax, DeviceLimit, Limits
@@ -23,8 +21,7 @@ IO: Final = "I/O limits (VALUE for all physical disks, or DEVICE:VALUE; repeatab
 OTHER: Final = "Other limits"
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """A unit: how a value is read, and how it is shown."""
 
     metavar: str
@@ -54,7 +51,7 @@ def _show_device(show: Callable[[int], str]) -> Callable[[DeviceLimit], str]:
 
 
 def _rate(show: Callable[[int], str]) -> Callable[[int], str]:
-    return lambda value: show(value) if value == MAX else f"{show(value)}/s"
+    return lambda value: show(value) if value == units.MAX else f"{show(value)}/s"
 
 
 SIZE: Final = Kind("SIZE", units.parse_size, units.format_size)
@@ -81,8 +78,7 @@ DEVICE_COUNT: Final = Kind(
 FLAG: Final = Kind("", bool, lambda value: "yes" if value else "no")
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(NamedTuple):
     """One limit: its field in the wire contract's Limits, which names the flag too."""
 
     field: str

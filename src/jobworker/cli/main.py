@@ -62,8 +62,8 @@ class CommandTable(click.Group):
     options_metavar="[GLOBAL FLAGS]",
     subcommand_metavar="COMMAND [COMMAND FLAGS]",
     epilog=f"""\b
-Settings are taken from the flag, then from the variable, then from a context in
-~/.config/jobworker/config.toml:
+Settings are taken from the flag, then from the variable, then from a context
+in ~/.config/jobworker/config.toml:
   current = "lab"
   [contexts.lab]
   url = "jobs.example.org:50051"
@@ -73,7 +73,7 @@ Settings are taken from the flag, then from the variable, then from a context in
 
 \b
 Completion: eval "$(_JOBWORKER_CLI_COMPLETE=bash_source {PROGRAM})"
-(zsh_source for zsh; for fish: _JOBWORKER_CLI_COMPLETE=fish_source {PROGRAM} | source)
+(zsh_source for zsh; fish: _JOBWORKER_CLI_COMPLETE=fish_source {PROGRAM} | source)
 
 \b
 Exit status: 0; 1 if the call failed; 2 for wrong usage; 130 after Ctrl-C;
@@ -136,7 +136,11 @@ def main() -> NoReturn:
     _prepare()
     if "_JOBWORKER_CLI_COMPLETE" in os.environ:
         cli.main(prog_name=PROGRAM)
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    sys.stderr.flush()
+    # Taking the interpreter apart would cost as much time as a call, and nothing is left to do:
+    # the channel is closed and what was printed is flushed.
+    os._exit(status)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -144,12 +148,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         with cli.make_context(PROGRAM, list(arguments)) as ctx:
             cli.invoke(ctx)
-        sys.stdout.flush()
     except click.exceptions.Exit as done:
         return done.exit_code
     except BrokenPipeError:
         # Whoever read our output has enough of it, as in `jobworker-cli output … | head`.
-        _forget_stdout()
         return BROKEN_PIPE
     except KeyboardInterrupt:
         _say("interrupted")
@@ -168,7 +170,6 @@ def run(arguments: Sequence[str]) -> int:
         return FAILED
     except OSError as error:
         _show_traceback()
-        _forget_stdout()
         _say(f"cannot go on: {error}")
         return FAILED
     except Exception as error:  # noqa: BLE001 - the last resort: a sentence instead of a traceback
@@ -207,13 +208,6 @@ def _show_traceback() -> None:
 
 def _say(text: str) -> None:
     click.echo(f"{PROGRAM}: {text}", err=True)
-
-
-def _forget_stdout() -> None:
-    # What is still in Python's buffer would fail again when the interpreter flushes it at exit.
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)
 
 
 if __name__ == "__main__":

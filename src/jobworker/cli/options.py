@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
-OTHER: Final = "Other options"
+OTHER: Final = "Options"
 
 
 class SectionedOption(click.Option):
@@ -32,7 +32,7 @@ class SectionedCommand(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(param, click.Option):
                 section = getattr(param, "section", OTHER)
                 sections.setdefault(section, []).append(record)
         sections[OTHER] = sections.pop(OTHER)

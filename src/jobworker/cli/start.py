@@ -30,15 +30,15 @@ STDIN_MAX: Final = 1024 * 1024
 """Bytes of standard input that a request may carry."""
 
 _EPILOG: Final = """\b
-Everything after the command's name belongs to the command. No shell is involved:
-use sh -c '…' for pipes, redirection and variables.
+Everything after the command's name belongs to the command. No shell is
+involved: use sh -c '…' for pipes, redirection and variables.
 
 \b
 Examples:
   jobworker-cli start sleep 60
   jobworker-cli start --memory-max 512M --cpu-max 1.5 make -j4
-  jobworker-cli start --timeout 1h30m --env LANG=C --env TOKEN sh -c 'date; env'
-  jobworker-cli start --io-max-wbps /dev/vda:10M --user nobody tar cf /tmp/a.tar /usr
+  jobworker-cli start --timeout 1h30m --env A=1 --env TOKEN sh -c 'date; env'
+  jobworker-cli start --user nobody --io-max-wbps /dev/vda:10M cp -r /usr /tmp
   jobworker-cli start --stdin sort < names.txt
   jobworker-cli output --tail "$(jobworker-cli start ping -c 3 localhost)"
 """

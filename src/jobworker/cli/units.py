@@ -10,7 +10,8 @@ import signal
 from fractions import Fraction
 from typing import Final
 
-from jobworker.cgroups.limits import MAX
+MAX: Final = 2**64 - 1
+"""The value that means "max", no limit, in every size and count of the wire contract."""
 
 SIZES: Final = "a size such as 1000, 512M, 1G, 1GiB, 1.5G (K, M, G, T, P, E are powers of 1024)"
 COUNTS: Final = "a count such as 500, 10k, 2M (k and M are powers of 1000)"

@@ -1,19 +1,14 @@
-"""What every client's channel has in common: the target, the credentials, the options. No calls."""
+"""What every client's channel has in common: the target and the options. Pure."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import grpc
-
 import jobworker
-from jobworker.errors import ConfigError
 from jobworker.rpc.v1.jobworker_pb2 import StopRequest
 
 if TYPE_CHECKING:
-    import os
     from uuid import UUID
 
 DEFAULT_PORT: Final = 50051
@@ -60,24 +55,6 @@ def parse_target(url: str) -> str:
 def options(program: str) -> list[tuple[str, int | str]]:
     """Return the channel's options; the server sees `program` and its version as the user agent."""
     return [*OPTIONS, ("grpc.primary_user_agent", f"{program}/{jobworker.__version__}")]
-
-
-def credentials(
-    cert: str | os.PathLike[str], key: str | os.PathLike[str], ca: str | os.PathLike[str]
-) -> grpc.ChannelCredentials:
-    """Read the client's certificate and key and the CA. Raises ConfigError naming the bad file."""
-
-    def read(what: str, path: str | os.PathLike[str]) -> bytes:
-        try:
-            return Path(path).read_bytes()
-        except OSError as error:
-            raise ConfigError(f"cannot read the {what} {path}: {error.strerror}") from error
-
-    return grpc.ssl_channel_credentials(
-        root_certificates=read("CA certificate", ca),
-        private_key=read("private key", key),
-        certificate_chain=read("certificate", cert),
-    )
 
 
 def stop_request(job_id: UUID | str, grace: float | None) -> StopRequest:

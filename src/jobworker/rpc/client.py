@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import grpc
 
+from jobworker.auth.tls import client_credentials
 from jobworker.rpc import channel
 from jobworker.rpc.resume import GIVE_UP_AFTER, OutputProgress
 from jobworker.rpc.v1 import jobworker_pb2 as pb
@@ -39,7 +41,7 @@ class Client:
     ) -> None:
         self._channel = grpc.aio.secure_channel(
             channel.parse_target(target),
-            channel.credentials(cert, key, ca),
+            client_credentials(Path(cert), Path(key), Path(ca)),
             options=channel.options(program),
         )
         self._stub = jobworker_pb2_grpc.JobWorkerServiceStub(self._channel)
