@@ -67,10 +67,11 @@ class Service:
         cgroup_root: Path = DEFAULT_CGROUP_ROOT,
         on_finished: Callable[[Job], None] = lambda _job: None,
     ) -> None:
-        self._log_dir = log_dir
-        self._state_dir = state_dir
-        self._run_dir = run_dir
-        self.cgroups = cgroups.Service(cgroup_root)
+        # Absolute: the shim has another working directory.
+        self._log_dir = log_dir.absolute()
+        self._state_dir = state_dir.absolute()
+        self._run_dir = run_dir.absolute()
+        self.cgroups = cgroups.Service(cgroup_root.absolute())
         self._on_finished = on_finished
         self._live: dict[str, Job] = {}
         self._starting: dict[str, asyncio.Task[Job]] = {}
