@@ -51,6 +51,7 @@ def certificates(file: PemFile) -> list[x509.Certificate]:
             _ = certificate.extensions, certificate.subject, certificate.public_key()
     except (
         ValueError,
+        TypeError,
         UnsupportedAlgorithm,
         x509.InvalidVersion,
         x509.DuplicateExtension,

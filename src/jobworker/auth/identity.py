@@ -58,6 +58,7 @@ def _identity(pem: bytes) -> Identity:
         _check_usage(certificate.extensions)
     except (
         ValueError,
+        TypeError,
         x509.InvalidVersion,
         x509.DuplicateExtension,
         x509.UnsupportedGeneralNameType,

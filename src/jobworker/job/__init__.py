@@ -1,1 +1,9 @@
 """Jobs: starting, stopping and asking about commands, without knowing of gRPC."""
+
+from jobworker.job.job import Job
+from jobworker.job.record import JobRecord
+from jobworker.job.service import Service
+from jobworker.job.spec import JobSpec, StopPolicy
+from jobworker.job.state import JobStatus, Reason, State
+
+__all__ = ["Job", "JobRecord", "JobSpec", "JobStatus", "Reason", "Service", "State", "StopPolicy"]

@@ -1,1 +1,19 @@
 """A job's output: an append-only file that the kernel writes and any number of readers follow."""
+
+from jobworker.output.follow import Chunk, Follower, follow, read_to
+from jobworker.output.log import Log, open_for_reading, prepare, remove, size
+from jobworker.output.watch import Watch, Watcher
+
+__all__ = [
+    "Chunk",
+    "Follower",
+    "Log",
+    "Watch",
+    "Watcher",
+    "follow",
+    "open_for_reading",
+    "prepare",
+    "read_to",
+    "remove",
+    "size",
+]

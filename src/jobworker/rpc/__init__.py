@@ -1,3 +1,3 @@
 """The gRPC border: requests to domain calls, domain errors to statuses. It decides nothing."""
 
-from jobworker.auth import tls13 as tls13  # first of all: it acts before anything loads grpc
+from jobworker.auth import tls13 as tls13  # before anything loads grpc, whose TLS it restricts

@@ -1,62 +1,141 @@
 """What server and shim say to each other, and what the shim writes down of an end. Pure: no I/O.
 
 A message is four bytes of length (big endian) and one JSON object. File descriptors travel beside
-the message's first byte (SCM_RIGHTS, unix(7)). Requests carry an ``id``, which the reply repeats;
-an event has none. Unknown keys are ignored, so that each side may be newer than the other.
+the message's first byte (SCM_RIGHTS, unix(7)), and the key ``fds`` says how many. Unknown keys are
+ignored, so that each side may be newer than the other.
 
-==========  ==========================================  =====================  ===================
-request     keys                                        fds with the request   reply (and its fds)
-==========  ==========================================  =====================  ===================
-``hello``   version                                     none                   version, pid,
-                                                                               boot_id, jobs
-                                                                               (ids of live jobs)
-``launch``  see `Launch`                                stdin, output, cgroup  pid, start_time
-                                                        directory, job's log   (pidfd)
-                                                        directory
-``attach``  job_id                                      none                   pid, start_time
-                                                                               (pidfd)
-``stop``    job_id, signal, grace                       none                   nothing; the end
-                                                                               follows as an event
-==========  ==========================================  =====================  ===================
+A request is ``{"id": …, "op": …, "args": {…}}``, its reply ``{"id": …, "ok": {…}}`` or ``{"id": …,
+"error": {"kind": …, "errno": …, "message": …}}`` with a kind from `ERROR_KINDS`. An ``id`` is an
+integer of the client's choice; it is null where the request's own could not be read.
 
-A reply is ``{"id": …, "ok": {…}}`` or ``{"id": …, "error": {"kind": …, "errno": …, "message": …}}``;
-`ERROR_KINDS` lists the kinds. The one event is ``{"event": "ended", "record": {…}}``, sent to
-every connection once a job's exit record is on disk and its cgroup is gone.
+==========  ====================  =====================  ==========================================
+op          args                  fds with the request   ok (and its fds)
+==========  ====================  =====================  ==========================================
+``hello``   version               none                   version, pid, boot_id, jobs (ids of live
+                                                         jobs), ended (records of jobs that have
+                                                         ended but whose exit.json could not be
+                                                         written yet)
+``launch``  see `Launch`          stdin, output, cgroup  pid, start_time (pidfd)
+                                  directory, job's log
+                                  directory
+``attach``  job_id                none                   pid, start_time (pidfd)
+``stop``    job_id, signal,       none                   nothing; the end follows as an event
+            grace
+==========  ====================  =====================  ==========================================
+
+``launch`` and ``attach`` are answered once execve has succeeded or failed; after a failure, no
+process of the job is left and its cgroup is empty, but still there.
+
+The one event is ``{"event": "ended", "record": {…}}``. It goes to every connection that has said
+hello, once a job's exit record is on disk (or the attempt to write it has failed) and its cgroup is
+gone (or `ExitRecord.cgroup_error` says why not). A reply "unknown_job" never overtakes the event of
+the same job.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 VERSION: Final = 1
 """The version of these messages and of the exit record."""
 
 HEADER_SIZE: Final = 4
 MAX_MESSAGE: Final = 16 * 1024 * 1024
-"""Bytes; more than any argument list that execve accepts, escaped as JSON."""
+"""Bytes; more than any argument list that execve accepts by default, escaped as JSON."""
+MAX_FDS: Final = 4
+"""The most descriptors that any message carries."""
+LAUNCH_FDS: Final = 4
 
 SOCKET_NAME: Final = "shim.sock"
+LOCK_NAME: Final = "shim.lock"
+LOG_NAME: Final = "shim.log"
 EXIT_RECORD_NAME: Final = "exit.json"
 
 ERROR_KINDS: Final = (
     "exec",  # execve refused: errno says why
     "chdir",  # the working directory cannot be entered
     "credentials",  # the user's ids could not be taken on
-    "clone",  # no process could be made
-    "setup",  # another of the child's last steps failed
+    "clone",  # no process could be made in the cgroup
+    "setup",  # another of the last steps before execve failed
     "unknown_job",  # the shim has no live job of that id
-    "bad_request",  # not a message of this protocol
+    "bad_request",  # not a message of this protocol, or one that cannot be right
 )
+
+_MAX_SECONDS: Final = 10.0**12
+_MAX_SIGNAL: Final = 64
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_seconds(value: object) -> bool:
+    return (isinstance(value, float) or _is_int(value)) and 0 <= value <= _MAX_SECONDS  # type: ignore[operator]
+
+
+def _is_str(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _list_of(item: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, list) and all(item(each) for each in value)
+
+
+def _dict_of(item: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, dict) and all(item(each) for each in value.values())
+
+
+def _optional(check: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: value is None or check(value)
+
+
+_CHECKS: Final[dict[str, Callable[[object], bool]]] = {
+    "str": _is_str,
+    "int": _is_int,
+    "bool": lambda value: isinstance(value, bool),
+    "float": _is_seconds,
+    "int | None": _optional(_is_int),
+    "float | None": _optional(_is_seconds),
+    "list[str]": _list_of(_is_str),
+    "list[int] | None": _optional(_list_of(_is_int)),
+    "dict[str, str]": _dict_of(_is_str),
+    "dict[str, int]": _dict_of(_is_int),
+}
+"""The annotation of a field → whether a JSON value fits it. Every float is a time in seconds."""
+
+_Message = TypeVar("_Message", "Launch", "ExitRecord")
+
+
+def _from_json(cls: type[_Message], data: object) -> _Message:
+    """Build `cls` from a JSON object, ignoring keys that a newer peer may have added."""
+    if not isinstance(data, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004
+    known = {}
+    for each in fields(cls):
+        if each.name not in data:
+            continue
+        if not _CHECKS[str(each.type)](data[each.name]):
+            raise ValueError(f"{each.name} must be {each.type}")
+        known[each.name] = data[each.name]
+    try:
+        return cls(**known)
+    except TypeError as error:
+        raise ValueError(str(error).partition("() ")[2]) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
     """All the shim needs to know to start a job, beside the file descriptors.
 
-    `executables` are the paths to try in order (as execvp does); `argv` includes argument 0.
-    `uid`, `gid` and `groups` are None to keep the shim's own. Times are seconds.
+    `executables` are the paths to try in order (as execvp does); a relative one is relative to
+    `working_directory`. `argv` includes argument 0. `uid`, `gid` and `groups` are None to keep the
+    shim's own; with a `uid` and no `groups` the supplementary groups are dropped. `timeout` and
+    `stop_grace` are seconds. Text is UTF-8, with lone surrogates for bytes that are not (PEP 383).
     """
 
     job_id: str
@@ -72,17 +151,69 @@ class Launch:
     stop_signal: int = 15
     stop_grace: float = 10.0
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the request's arguments as a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: object) -> Launch:
+        """Read a launch request. Raises ValueError if it cannot be right."""
+        launch = _from_json(cls, data)
+        launch.check()
+        return launch
+
+    def check(self) -> None:
+        """Raise ValueError if execve or the kernel's other interfaces could not take a value."""
+        if not self.job_id or not self.executables or not self.argv:
+            raise ValueError("job_id, executables and argv must not be empty")
+        if not self.cgroup_path.startswith("/") or not self.working_directory.startswith("/"):
+            raise ValueError("cgroup_path and working_directory must be absolute")
+        if any("=" in name or not name for name in self.env):
+            raise ValueError("env: a name must not be empty or contain '='")
+        texts = (self.cgroup_path, self.working_directory, *self.executables, *self.argv)
+        _check_texts((*texts, *self.env, *self.env.values()))
+        check_signal(self.stop_signal)
+        ids = (self.uid or 0, self.gid or 0, *(self.groups or ()))
+        if not all(0 <= each < 2**32 - 1 for each in ids):
+            raise ValueError("uid, gid and groups must be ids of users and groups")
+
+
+def _check_texts(texts: Iterable[str]) -> None:
+    for text in texts:
+        if "\0" in text:
+            raise ValueError("a NUL byte cannot be passed to a command")
+        encode_text(text)
+
+
+def encode_text(text: str) -> bytes:
+    """Return the bytes that a path, an argument or a variable stands for, whatever the locale."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def check_signal(signum: object) -> int:
+    """Return `signum` if it is the number of a signal, or raise ValueError."""
+    if not isinstance(signum, int) or isinstance(signum, bool) or not 1 <= signum <= _MAX_SIGNAL:
+        raise ValueError(f"a signal must be a number from 1 to {_MAX_SIGNAL}")
+    return signum
+
+
+def check_seconds(value: object) -> float:
+    """Return `value` if it is a time that can be waited for, or raise ValueError."""
+    if not _is_seconds(value):
+        raise ValueError("a time must be a number of seconds, not negative")
+    return float(value)  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExitRecord:
     """How a job ended: the content of exit.json, the source of truth for an end.
 
-    Exactly one of `exit_code` and `signal` is set if the shim saw the end. `stopped` and
-    `timed_out` say that the shim had been told to stop the job, or that its time was up, before
-    the main process ended. Times are seconds since the epoch; `runtime` is monotonic seconds.
-    `output_size` is the final size in bytes. `usage` has the keys of the wire contract's Usage;
-    what the kernel did not report is absent. `cgroup_error` says why the cgroup is still there,
-    if it could not be removed.
+    Exactly one of `exit_code` and `signal` is set. `core_dumped` says that the kernel wrote, or
+    piped, a core dump of the main process (CLD_DUMPED, waitid(2)). `stopped` and `timed_out` say
+    that the shim had been told to stop the job, or that its time was up, before the main process
+    ended. Times are seconds since the epoch; `runtime` is monotonic seconds. `output_size` is the
+    final size in bytes. `usage` has the keys of the wire contract's Usage; what the kernel did not
+    report is absent. `cgroup_error` says why the cgroup is still there, if it could not be removed.
     """
 
     version: int = VERSION
@@ -106,24 +237,65 @@ class ExitRecord:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> ExitRecord:
+    def from_json(cls, data: object) -> ExitRecord:
         """Read a record, ignoring keys that a newer shim may have added.
 
-        Raises ValueError or TypeError if what this version needs is missing or malformed.
+        Raises ValueError if what this version needs is missing or malformed.
         """
-        known = {f.name for f in fields(cls)}
-        return cls(**{key: value for key, value in data.items() if key in known})
+        record = _from_json(cls, data)
+        if (record.exit_code is None) == (record.signal is None):
+            raise ValueError("exactly one of exit_code and signal must be set")
+        return record
 
 
 def encode(message: dict[str, Any]) -> bytes:
-    """Frame one message."""
+    """Frame one message. Raises ValueError if it is larger than MAX_MESSAGE."""
     body = json.dumps(message, separators=(",", ":")).encode()
+    if len(body) > MAX_MESSAGE:
+        raise ValueError(f"a message of {len(body)} bytes; {MAX_MESSAGE} is the most")
     return len(body).to_bytes(HEADER_SIZE, "big") + body
 
 
 def decode(body: bytes) -> dict[str, Any]:
     """Read the JSON of one message. Raises ValueError if it is not a JSON object."""
-    message = json.loads(body)
+    try:
+        message = json.loads(body)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(message, dict):
         raise ValueError("a message must be a JSON object")  # noqa: TRY004
     return message
+
+
+class Decoder:
+    """Cuts a stream of bytes into messages."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the stream."""
+        self._buffer += data
+
+    def next(self) -> dict[str, Any] | None:
+        """Return the next message, or None if it is not complete yet.
+
+        Raises ValueError if it is larger than MAX_MESSAGE or not a JSON object; nothing after that
+        can be understood.
+        """
+        if len(self._buffer) < HEADER_SIZE:
+            return None
+        size = int.from_bytes(self._buffer[:HEADER_SIZE], "big")
+        if size > MAX_MESSAGE:
+            raise ValueError(f"a message of {size} bytes; {MAX_MESSAGE} is the most")
+        end = HEADER_SIZE + size
+        if len(self._buffer) < end:
+            return None
+        body = bytes(self._buffer[HEADER_SIZE:end])
+        del self._buffer[:end]
+        return decode(body)
+
+    @property
+    def partial(self) -> bool:
+        """Whether the stream has begun a message that is not complete yet."""
+        return bool(self._buffer)

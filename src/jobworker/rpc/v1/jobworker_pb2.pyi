@@ -717,7 +717,7 @@ class Job(_message.Message):
     working_directory: _builtins.str
     user: _builtins.str
     output_size: _builtins.int
-    """Bytes written so far; final once the job has finished."""
+    """Bytes written so far; final once the job has finished; absent if the output is gone."""
     pid: _builtins.int
     """The main process while the job runs."""
     @_builtins.property
@@ -766,16 +766,18 @@ class Job(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         started_at: _timestamp_pb2.Timestamp | None = ...,
         ended_at: _timestamp_pb2.Timestamp | None = ...,
-        output_size: _builtins.int = ...,
+        output_size: _builtins.int | None = ...,
         pid: _builtins.int = ...,
         usage: Global___Usage | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "created_at", b"created_at", "ended_at", b"ended_at", "limits", b"limits", "started_at", b"started_at", "status", b"status", "stop", b"stop", "timeout", b"timeout", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_output_size", b"_output_size", "command", b"command", "created_at", b"created_at", "ended_at", b"ended_at", "limits", b"limits", "output_size", b"output_size", "started_at", b"started_at", "status", b"status", "stop", b"stop", "timeout", b"timeout", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "created_at", b"created_at", "ended_at", b"ended_at", "env_names", b"env_names", "id", b"id", "labels", b"labels", "limits", b"limits", "name", b"name", "output_size", b"output_size", "owner", b"owner", "pid", b"pid", "started_at", b"started_at", "status", b"status", "stop", b"stop", "timeout", b"timeout", "usage", b"usage", "user", b"user", "warnings", b"warnings", "working_directory", b"working_directory"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_output_size", b"_output_size", "command", b"command", "created_at", b"created_at", "ended_at", b"ended_at", "env_names", b"env_names", "id", b"id", "labels", b"labels", "limits", b"limits", "name", b"name", "output_size", b"output_size", "owner", b"owner", "pid", b"pid", "started_at", b"started_at", "status", b"status", "stop", b"stop", "timeout", b"timeout", "usage", b"usage", "user", b"user", "warnings", b"warnings", "working_directory", b"working_directory"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__output_size: _TypeAlias = _typing.Literal["output_size"]  # noqa: Y015
+    _WhichOneofArgType__output_size: _TypeAlias = _typing.Literal["_output_size", b"_output_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__output_size) -> _WhichOneofReturnType__output_size | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
 

@@ -1,0 +1,163 @@
+# The commands for working on jobworker. `make` alone lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+# The Python that .venv is made from: `make setup PYTHON=python3.12`.
+PYTHON ?= python3
+
+# Every path is relative, so that a checkout whose path holds spaces works.
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+CERTS := certs/ca.crt
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+
+PROTO_PATH := jobworker/rpc/v1=proto/jobworker/v1
+PROTO := jobworker/rpc/v1/jobworker.proto
+GENERATED := jobworker_pb2.py jobworker_pb2.pyi jobworker_pb2_grpc.py jobworker_pb2_grpc.pyi
+SCRIPTS := .ci/run demo/run demo/serve demo/common.bash
+
+# COVERAGE=1 measures the tests; REPORTS=DIR keeps a JUnit report of each tier there.
+COVERAGE ?=
+REPORTS ?=
+PYTEST = $(BIN)/python $(if $(COVERAGE),-m coverage run) -m pytest -q \
+	$(if $(REPORTS),--junit-xml=$(REPORTS)/$(1).xml) tests/$(1) $(ARGS)
+
+say = @printf '== %s\n'
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Setup ------------------------------------------------------------------------------------------
+
+.PHONY: setup
+setup: $(READY) ## Make .venv with everything pinned in constraints.txt
+
+$(READY): pyproject.toml constraints.txt
+	$(say) 'setting up $(VENV)'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo 'jobworker needs Python 3.11 or later; $(PYTHON) is' \
+	        "$$($(PYTHON) -V 2>&1 || true)." \
+	        'Name another: make setup PYTHON=python3.12' >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	    echo 'cannot make $(VENV): $(PYTHON) has no venv module that works.' \
+	        'On Debian and Ubuntu: apt-get install python3-venv' >&2; exit 1; }
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@{ $(PIP) install --no-deps -r constraints.txt && \
+	    $(PIP) install --no-deps --no-build-isolation -e . && \
+	    { missing=$$($(BIN)/python -m pip check) || { echo "$$missing" >&2; false; }; }; } || { \
+	    echo 'cannot fill $(VENV), see above. A package that is missing from constraints.txt' \
+	        'comes with: make constraints' >&2; exit 1; }
+	@touch $@
+
+.PHONY: constraints
+constraints: ## Refresh constraints.txt: the newest releases that pyproject.toml allows
+	$(say) 'resolving afresh; run the tests before you commit the result'
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	$(PYTHON) -m venv "$$fresh"; \
+	pip() { "$$fresh/bin/python" -m pip -qq --disable-pip-version-check "$$@"; }; \
+	pip install hatchling editables; \
+	pip install --no-build-isolation -e '.[dev]'; \
+	{ sed -n '/^#/p' constraints.txt; \
+	    pip freeze --all --exclude pip --exclude-editable; } > "$$fresh/constraints.txt"; \
+	cp "$$fresh/constraints.txt" constraints.txt
+	@git --no-pager diff --stat constraints.txt || true
+
+# Seeing it work ---------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: $(CERTS) ## Show the main features with a server of its own; leaves nothing behind
+	@demo/run
+
+.PHONY: serve
+serve: $(CERTS) ## Run a server in the foreground, with its directories in .serve/
+	@demo/serve
+
+.PHONY: certs
+certs: $(CERTS) ## Make a development CA and certificates in certs/, unless they are there
+
+$(CERTS): | $(READY)
+	$(say) 'making certificates'
+	@$(BIN)/jobworker certs init certs
+
+# Tests ------------------------------------------------------------------------------------------
+
+.PHONY: test
+test: $(READY) ## Run all tests: the unit tier, then the e2e tier (needs root and cgroup v2)
+	@$(MAKE) test-unit
+	@$(MAKE) test-e2e
+
+.PHONY: test-unit
+test-unit: $(READY) ## Run the tests that need neither root nor kernel features
+	$(say) 'unit tests'
+	@$(call PYTEST,unit) || { echo 'unit tests failed. One of them again: make test-unit' \
+	    "ARGS='-k NAME'" >&2; exit 1; }
+
+.PHONY: test-e2e
+test-e2e: $(READY) ## Run the real programs against this machine's kernel (root, cgroup v2)
+	$(say) 'end-to-end tests'
+	@$(call PYTEST,e2e) || { echo 'end-to-end tests failed. One of them again: make test-e2e' \
+	    "ARGS='-k NAME'" >&2; exit 1; }
+
+.PHONY: coverage
+coverage: $(READY) ## Run all tests measured, and print what they do not reach
+	@$(BIN)/python -m coverage erase
+	@$(MAKE) test COVERAGE=1
+	$(say) 'coverage (the shim runs in isolated mode, so only its unit tests are measured)'
+	@$(BIN)/python -m coverage combine -q
+	@$(BIN)/python -m coverage report
+
+.PHONY: bench
+bench: $(READY) ## Measure, each figure against a bare one in the same run (needs root)
+	@$(BIN)/python -m bench $(ARGS)
+
+# Source code ------------------------------------------------------------------------------------
+
+.PHONY: lint
+lint: $(READY) ## Check style, types, the direction of imports and the shell scripts
+	$(say) 'ruff'
+	@$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . || { \
+	    echo 'ruff: `make format` repairs what can be repaired' >&2; exit 1; }
+	$(say) 'mypy'
+	@$(BIN)/mypy --no-error-summary
+	$(say) 'imports'
+	@$(BIN)/lint-imports --no-cache > $(VENV)/imports.log 2>&1 || { \
+	    cat $(VENV)/imports.log; \
+	    echo 'imports: the directions are in ARCHITECTURE.md, "Where things are"' >&2; exit 1; }
+	$(say) 'shell scripts'
+	@$(BIN)/shellcheck -x $(SCRIPTS)
+
+.PHONY: format
+format: $(READY) ## Format the code and repair what the linter can
+	@$(BIN)/ruff check -q --fix-only .
+	@$(BIN)/ruff format .
+
+.PHONY: proto
+proto: $(READY) ## Generate src/jobworker/rpc/v1 from proto/
+	@PATH="$$PWD/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I$(PROTO_PATH) \
+	    --python_out=src --grpc_python_out=src --mypy_out=quiet:src --mypy_grpc_out=quiet:src \
+	    $(PROTO)
+
+.PHONY: check-proto
+check-proto: $(READY) ## Check that the generated code is what proto/ says
+	$(say) 'generated code'
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	PATH="$$PWD/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I$(PROTO_PATH) \
+	    --python_out="$$fresh" --grpc_python_out="$$fresh" \
+	    --mypy_out=quiet:"$$fresh" --mypy_grpc_out=quiet:"$$fresh" $(PROTO); \
+	for file in $(GENERATED); do \
+	    diff -u "src/jobworker/rpc/v1/$$file" "$$fresh/jobworker/rpc/v1/$$file" || { \
+	        echo 'the generated code is out of date: make proto, and commit' >&2; exit 1; }; \
+	done
+
+.PHONY: clean
+clean: ## Remove .venv, caches and reports; keeps certs/ and .serve/
+	@rm -rf $(VENV) dist reports htmlcov .coverage .coverage.* .pytest_cache .mypy_cache \
+	    .ruff_cache .import_linter_cache .hypothesis
+	@find src tests bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

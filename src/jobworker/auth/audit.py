@@ -1,0 +1,55 @@
+"""The audit log: one line of JSON for every decision to allow or deny and every change to a job."""
+
+from __future__ import annotations
+
+import logging
+from logging.handlers import WatchedFileHandler
+from typing import TYPE_CHECKING, Any, Self
+
+import structlog
+
+from jobworker.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Audit:
+    """An append-only file of JSON lines; rotating it by renaming is noticed."""
+
+    def __init__(self, handler: logging.Handler) -> None:
+        logger = logging.Logger("jobworker.audit")
+        logger.addHandler(handler)
+        self._handler = handler
+        self._log = structlog.wrap_logger(
+            logger,
+            processors=[
+                structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+                structlog.processors.JSONRenderer(),
+            ],
+            wrapper_class=structlog.BoundLogger,
+        )
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the file, or create it (0600). Raises ConfigError if that fails."""
+        try:
+            path.touch(mode=0o600)
+            return cls(WatchedFileHandler(path))
+        except OSError as error:
+            raise ConfigError(f"cannot open the audit log {path}: {error.strerror}") from error
+
+    def decision(self, *, allowed: bool, method: str, user: str, peer: str, why: str = "") -> None:
+        """Record that a call was let in or refused."""
+        self._write("allowed" if allowed else "denied", method=method, user=user, peer=peer, why=why)
+
+    def change(self, event: str, *, job_id: str, **fields: Any) -> None:
+        """Record that a job was started, stopped, or has ended."""
+        self._write(event, job_id=job_id, **fields)
+
+    def _write(self, event: str, **fields: Any) -> None:
+        self._log.info(event, **{key: value for key, value in fields.items() if value != ""})
+
+    def close(self) -> None:
+        """Close the file."""
+        self._handler.close()

@@ -1,0 +1,344 @@
+"""The tree of all jobs' cgroups: mounting it, enabling controllers, creating and removing cgroups.
+
+Nothing above the root that it was given is ever written to. Several servers may share a root.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from jobworker.cgroups import parse
+from jobworker.cgroups.cgroup import Cgroup
+from jobworker.cgroups.controllers import CONTROLLERS, Controller, Hierarchy, diagnose
+from jobworker.cgroups.devices import Devices
+from jobworker.cgroups.files import GONE, Files
+from jobworker.cgroups.limits import Limits, Setting, holds, row_of, settings
+from jobworker.cgroups.mounts import Mounts
+from jobworker.errors import (
+    CgroupUnavailable,
+    ControllerUnavailable,
+    InvalidArgument,
+    LimitNotApplied,
+    ResourceExhausted,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+NO_LIMITS: Final = Limits()
+DIRECTORY: Final = "jobworker"
+"""The cgroup below the root that holds all jobs."""
+
+
+class Service:
+    """Creates and removes the cgroups of jobs below ``root/jobworker``.
+
+    `root` is a directory of a cgroup2 file system, or a place to mount one at. The other arguments
+    are the boundaries to the kernel, which `jobworker.testing` has stand-ins for.
+    """
+
+    def __init__(
+        self,
+        root: Path = Path("/cgroup2"),
+        *,
+        files: Files | None = None,
+        mounts: Mounts | None = None,
+        devices: Devices | None = None,
+    ) -> None:
+        self.root = root
+        self.directory = root / DIRECTORY
+        self._files = files or Files()
+        self._mounts = mounts or Mounts()
+        self._devices = devices or Devices()
+        self._page_size = os.sysconf("SC_PAGE_SIZE")
+        self._made_root = False
+        self._mounted = False
+        self._refusals: dict[str, str] = {}
+
+    def setup(self) -> None:
+        """Mount cgroup2 if need be, create the jobs' directory and enable controllers in it.
+
+        May be called again at any time. A controller that cannot be enabled is no error here but
+        when a limit needs it: see `controllers`. Raises CgroupUnavailable.
+        """
+        self._mount()
+        directory = str(self.directory)
+        try:
+            self._files.make_cgroup(directory)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise CgroupUnavailable(
+                f"cannot create the cgroup {directory}: {error.strerror}; run the server as root, "
+                "or give it a cgroup root that belongs to its user (--cgroup-root)"
+            ) from error
+        self._refusals = {}
+        for path in (str(self.root), directory):
+            self._enable_controllers(path)
+
+    def create_cgroup(self, job_id: str, limits: Limits = NO_LIMITS) -> Cgroup:
+        """Create a job's cgroup; its limits are in force when this returns.
+
+        Either all limits are applied and read back, or nothing is left behind. Raises
+        InvalidArgument, ControllerUnavailable, LimitNotApplied, CgroupUnavailable or
+        ResourceExhausted (the kernel takes no more cgroups).
+        """
+        cgroup = self.cgroup(job_id)
+        limits.check()
+        wanted = settings(self._devices.resolve(limits))
+        self._require_controllers(job_id, wanted)
+        self._make(cgroup)
+        try:
+            self._apply(cgroup, wanted)
+        except BaseException as error:
+            try:
+                cgroup.remove()
+            except OSError as leftover:
+                error.add_note(f"the cgroup is still there: {leftover}")
+            raise
+        return cgroup
+
+    def cgroup(self, job_id: str) -> Cgroup:
+        """Return the handle of a job's cgroup, whether it is there or not; touches nothing.
+
+        Raises InvalidArgument if `job_id` is not a UUID in its usual form.
+        """
+        try:
+            valid = str(uuid.UUID(job_id)) == job_id
+        except ValueError:
+            valid = False
+        if not valid:
+            raise InvalidArgument("job_id", f"{job_id!r} is not a UUID")
+        return Cgroup(self.directory / job_id, self._files)
+
+    def remove_cgroup(self, job_id: str) -> None:
+        """Remove a job's cgroup, and those nested in it; one that is missing is fine.
+
+        Raises OSError with EBUSY if there are still processes in it.
+        """
+        self.cgroup(job_id).remove()
+
+    def place_in_cgroup(self, cgroup: Cgroup, pid: int) -> None:
+        """Move a process into a cgroup. Raises OSError (ESRCH if there is no such process).
+
+        The move takes a lock of the whole system; a process that is born in its cgroup
+        (`Cgroup.open`, CLONE_INTO_CGROUP) needs none.
+        """
+        cgroup.place(pid)
+
+    def cleanup(self) -> None:
+        """Remove the jobs' directory if no cgroup is left in it, and unmount what setup mounted.
+
+        While a cgroup is there (of this server or another one) everything stays as it is.
+        """
+        try:
+            self._files.remove_cgroup(str(self.directory))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno in (errno.EBUSY, errno.ENOTEMPTY):
+                return
+            raise
+        if self._mounted:
+            self._unmount()
+
+    def controllers(self) -> dict[str, Controller]:
+        """Return the state of every controller that limits need, by name.
+
+        Works before `setup`, too; then a controller that setup could enable has the reason that
+        nobody has enabled it yet.
+        """
+        mounts = self._mounts.table()
+        subsystems = self._mounts.subsystems()
+        tree = Hierarchy(
+            root=str(self.root),
+            enabled=self._enabled(),
+            offered=self._offered(),
+            refusals=self._refusals,
+            # The root of a hierarchy is the only cgroup that has no type.
+            partial=self._files.exists(f"{self.root}/cgroup.type"),
+        )
+        return {name: diagnose(name, tree, mounts, subsystems) for name in CONTROLLERS}
+
+    def _mount(self) -> None:
+        root = str(self.root)
+        if self._mounts.is_cgroup2(root):
+            return
+        if self._mounts.is_missing(root):
+            self._make_root(root)
+        elif not self._mounts.is_empty_directory(root):
+            raise CgroupUnavailable(
+                f"cannot mount cgroup2 at {root}: it is not an empty directory; name another one, "
+                "or a directory of a cgroup2 that is mounted already (--cgroup-root)"
+            )
+        try:
+            self._mounts.mount_cgroup2(root)
+        except OSError as error:
+            self._remove_root(root)
+            raise CgroupUnavailable(_why_not_mounted(root, error)) from error
+        self._mounted = True
+
+    def _make_root(self, root: str) -> None:
+        if self._mounts.is_cgroup2(str(self.root.parent)):
+            raise CgroupUnavailable(
+                f"there is no cgroup {root}; create it and enable controllers for it "
+                f"({self.root.parent}/cgroup.subtree_control), or name one that is there"
+            )
+        try:
+            self._mounts.make_directory(root)
+        except OSError as error:
+            raise CgroupUnavailable(
+                f"cannot create {root} to mount cgroup2 at: {error.strerror}"
+            ) from error
+        self._made_root = True
+
+    def _remove_root(self, root: str) -> None:
+        if self._made_root:
+            self._mounts.remove_directory(root)
+            self._made_root = False
+
+    def _unmount(self) -> None:
+        root = str(self.root)
+        try:
+            self._mounts.unmount(root)
+        except OSError as error:
+            # Somebody has a file of it open, or works in it: then it is theirs to keep.
+            if error.errno != errno.EBUSY:
+                raise
+            return
+        self._mounted = False
+        self._remove_root(root)
+
+    def _enable_controllers(self, path: str) -> None:
+        """Enable for the cgroups below `path` what limits need, one write for each controller.
+
+        One write for all would lose all when the kernel refuses one.
+        """
+        offered = self._names(f"{path}/cgroup.controllers")
+        enabled = self._names(f"{path}/cgroup.subtree_control")
+        for name in CONTROLLERS:
+            if name not in offered or name in enabled:
+                continue
+            try:
+                self._files.write(f"{path}/cgroup.subtree_control", f"+{name}")
+            except OSError as error:
+                self._refusals[name] = self._why_refused(path, error)
+
+    def _why_refused(self, path: str, error: OSError) -> str:
+        reason = str(error)
+        if error.errno == errno.EBUSY:
+            members = self._files.read(f"{path}/cgroup.procs").split()
+            if members:
+                # cgroup-v2.rst, "No Internal Process Constraint"
+                reason += (
+                    f"; processes are in that cgroup itself ({', '.join(members[:10])}): "
+                    "move them into a cgroup of their own below it"
+                )
+        return reason
+
+    def _enabled(self) -> frozenset[str]:
+        return self._names(f"{self.directory}/cgroup.subtree_control")
+
+    def _offered(self) -> frozenset[str]:
+        return self._names(f"{self.root}/cgroup.controllers")
+
+    def _names(self, path: str) -> frozenset[str]:
+        try:
+            return parse.words(self._files.read(path))
+        except OSError as error:
+            if error.errno not in (*GONE, errno.ENOTDIR):
+                raise
+            return frozenset()
+
+    def _require_controllers(self, job_id: str, wanted: Iterable[Setting]) -> None:
+        needed = {setting.controller for setting in wanted}
+        if needed <= self._enabled():
+            return
+        # Another server's cleanup may have taken the directory away.
+        self.setup()
+        enabled = self._enabled()
+        for setting in wanted:
+            if setting.controller not in enabled:
+                reason = self.controllers()[setting.controller].reason
+                raise ControllerUnavailable(f"{_cannot_apply(setting.file, job_id)}: {reason}")
+
+    def _make(self, cgroup: Cgroup) -> None:
+        try:
+            try:
+                self._files.make_cgroup(cgroup.path)
+            except FileNotFoundError:
+                # Never set up, or taken away by another server's cleanup.
+                self.setup()
+                self._files.make_cgroup(cgroup.path)
+        except FileExistsError as error:
+            raise CgroupUnavailable(f"the cgroup {cgroup.path} is there already") from error
+        except OSError as error:
+            problem = f"cannot create the cgroup {cgroup.path}: {error.strerror}"
+            # EAGAIN: cgroup.max.depth or cgroup.max.descendants is reached.
+            if error.errno in (errno.EAGAIN, errno.ENOSPC, errno.ENOMEM):
+                raise ResourceExhausted(problem) from error
+            raise CgroupUnavailable(problem) from error
+
+    def _apply(self, cgroup: Cgroup, wanted: Iterable[Setting]) -> None:
+        there = [s for s in wanted if self._files.exists(f"{cgroup.path}/{s.file}")]
+        self._require_files(cgroup, wanted, there)
+        for setting in there:
+            self._write(cgroup, setting)
+        for setting in there:
+            self._read_back(cgroup, setting)
+
+    def _require_files(
+        self, cgroup: Cgroup, wanted: Iterable[Setting], there: Iterable[Setting]
+    ) -> None:
+        met = {setting.limit for setting in there}
+        for limit in {setting.limit: None for setting in wanted}:
+            if limit in met:
+                continue
+            rows = {s.file: row_of(s).needs for s in wanted if s.limit == limit}
+            needs = " or ".join(f"{file} (needs {needs})" for file, needs in rows.items())
+            raise ControllerUnavailable(
+                f"{_cannot_apply(limit, cgroup.id)}: this kernel does not have {needs}"
+            )
+
+    def _write(self, cgroup: Cgroup, setting: Setting) -> None:
+        try:
+            self._files.write(f"{cgroup.path}/{setting.file}", setting.text)
+        except OSError as error:
+            raise LimitNotApplied(
+                f"{_cannot_apply(setting.file, cgroup.id)}: the kernel refused "
+                f"{setting.text!r}: {os.strerror(error.errno or 0)}"
+            ) from error
+
+    def _read_back(self, cgroup: Cgroup, setting: Setting) -> None:
+        what = _cannot_apply(setting.file, cgroup.id)
+        try:
+            content = self._files.read(f"{cgroup.path}/{setting.file}")
+            if holds(setting, content, self._page_size):
+                return
+        except (OSError, parse.MalformedText) as error:
+            raise LimitNotApplied(f"{what}: it cannot be read back: {error}") from error
+        raise LimitNotApplied(
+            f"{what}: {setting.text!r} was written but {content.strip()!r} is in force"
+        )
+
+
+def _cannot_apply(what: str, job_id: str) -> str:
+    return f"cannot apply {what} to job {job_id}"
+
+
+def _why_not_mounted(root: str, error: OSError) -> str:
+    if error.errno in (errno.EPERM, errno.EACCES):
+        remedy = (
+            "that needs CAP_SYS_ADMIN; run the server as root, mount it beforehand "
+            f"(mount -t cgroup2 none {root}), or name a cgroup that belongs to the server's user "
+            "(--cgroup-root)"
+        )
+    elif error.errno == errno.ENODEV:
+        remedy = "this kernel has no cgroup v2 (Linux 4.5 with CONFIG_CGROUPS)"
+    else:
+        remedy = error.strerror or str(error)
+    return f"cannot mount cgroup2 at {root}: {remedy}"

@@ -1,0 +1,5 @@
+"""``python -m jobworker.daemon``."""
+
+from jobworker.daemon.main import main
+
+main()

@@ -1,0 +1,196 @@
+"""The composition root of the server: what is made, in which order, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import socket
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from jobworker import job
+from jobworker.auth import tls
+from jobworker.auth.audit import Audit
+from jobworker.errors import ConfigError
+from jobworker.rpc.guard import Guard
+from jobworker.rpc.server import JobWorker
+from jobworker.rpc.v1 import jobworker_pb2 as pb
+from jobworker.rpc.v1 import jobworker_pb2_grpc as pb_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from jobworker.auth.policy import Policy
+
+log = logging.getLogger(__name__)
+
+_PATIENCE: Final = 5.0
+"""Seconds that calls under way are given to end when the server shuts down."""
+_MAX_REQUEST: Final = 8 * 1024 * 1024
+"""Bytes; above what execve accepts (execve(2)), so that a client gets the kernel's answer."""
+
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", _MAX_REQUEST),
+    ("grpc.so_reuseport", 0),
+    # A client that is gone without a word is noticed within a minute, in a stream too.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All that a server is told."""
+
+    host: str
+    port: int
+    cert: Path
+    key: Path
+    ca: Path
+    log_dir: Path
+    state_dir: Path
+    run_dir: Path
+    cgroup_root: Path
+    audit_log: Path
+    cleanup: bool
+    policy: Policy
+
+
+async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; `ready` is called with the address once clients can connect.
+
+    Raises ConfigError, CgroupUnavailable, AlreadyLocked or ShimUnavailable if that cannot begin.
+    """
+    _raise_descriptor_limit()
+    stopped = _stop_signals()
+    async with AsyncExitStack() as stack:
+        credentials = tls.server_credentials(settings.cert, settings.key, settings.ca)
+        jobs = job.Service(
+            log_dir=settings.log_dir,
+            state_dir=settings.state_dir,
+            run_dir=settings.run_dir,
+            cgroup_root=settings.cgroup_root,
+            on_finished=lambda finished: _audit_end(audit, finished),
+        )
+        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        audit = Audit.open(settings.audit_log)
+        stack.callback(audit.close)
+        if settings.cleanup:
+            stack.callback(jobs.cgroups.cleanup)
+        await stack.enter_async_context(jobs)
+        guard = Guard(settings.policy, audit)
+        server = grpc.aio.server(interceptors=[guard], options=_OPTIONS)
+        healthy = await _add_services(server, JobWorker(jobs, audit))
+        port = _bind(server, settings, credentials)
+        await server.start()
+        stack.push_async_callback(_shut_down, server, guard, healthy)
+        await _refuse_old_tls(settings, port)
+        address = _address(settings.host, port)
+        log.info("serving on %s", address)
+        ready(address)
+        _notify("READY=1")
+        await stopped.wait()
+        log.info("shutting down; jobs go on running")
+        _notify("STOPPING=1")
+
+
+def _raise_descriptor_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _stop_signals() -> asyncio.Event:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stopped.set)
+    return stopped
+
+
+def _audit_end(audit: Audit, finished: job.Job) -> None:
+    status = finished.status
+    audit.change(
+        "ended",
+        job_id=finished.id,
+        user=finished.record.owner,
+        status=status.state.value,
+        reason=status.reason.value if status.reason else "",
+        exit_code=status.exit_code,
+        signal=status.signal,
+    )
+
+
+async def _add_services(server: grpc.aio.Server, worker: JobWorker) -> health.aio.HealthServicer:
+    pb_grpc.add_JobWorkerServiceServicer_to_server(worker, server)
+    healthy = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    name = pb.DESCRIPTOR.services_by_name["JobWorkerService"].full_name
+    await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
+    reflection.enable_server_reflection(
+        (name, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+    )
+    return healthy
+
+
+def _bind(server: grpc.aio.Server, settings: Settings, credentials: grpc.ServerCredentials) -> int:
+    address = _address(settings.host or "[::]", settings.port)
+    try:
+        port = server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise ConfigError(f"cannot listen on {address}: {_why_not(settings)}") from error
+    if port == 0:
+        raise ConfigError(f"cannot listen on {address}: {_why_not(settings)}")
+    return port
+
+
+def _why_not(settings: Settings) -> str:
+    """Say why an address cannot be listened on, which grpcio does not."""
+    try:
+        found = socket.getaddrinfo(
+            settings.host or None, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+    except OSError as error:
+        return error.strerror or str(error)
+    return "grpc refused the address"
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+async def _refuse_old_tls(settings: Settings, port: int) -> None:
+    """Connect to ourselves with TLS 1.2: serving is refused if that gets through."""
+    host = settings.host if settings.host not in ("", "0.0.0.0", "::") else "localhost"  # noqa: S104
+    if await tls.probe_tls12(host, port):
+        raise ConfigError("cannot serve: a TLS 1.2 handshake succeeds, only TLS 1.3 must")
+
+
+async def _shut_down(
+    server: grpc.aio.Server, guard: Guard, healthy: health.aio.HealthServicer
+) -> None:
+    await healthy.enter_graceful_shutdown()
+    stopping = asyncio.create_task(server.stop(_PATIENCE))
+    await guard.close(_PATIENCE)
+    await stopping
+
+
+def _notify(state: str) -> None:
+    """Tell systemd, if it started us (sd_notify(3))."""
+    if address := os.environ.get("NOTIFY_SOCKET"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.sendto(state.encode(), address.replace("@", "\0", 1))

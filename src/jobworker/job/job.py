@@ -1,0 +1,108 @@
+"""One job: what is known of it now, its end, and its output."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+from jobworker.errors import JobWorkerError
+from jobworker.output import follow, open_for_reading, read_to, size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from jobworker.job.record import JobRecord
+    from jobworker.job.spec import JobSpec
+    from jobworker.job.state import JobStatus
+    from jobworker.output import Follower, Watcher
+
+
+class Job:
+    """A job of a Service.
+
+    `record` is replaced as a whole when something happens, so it may be read from any thread and is
+    always consistent; everything that waits belongs to the Service's event loop.
+    """
+
+    def __init__(self, record: JobRecord, log_dir: Path, watcher: Watcher) -> None:
+        self._record = record
+        self._log_dir = log_dir
+        self._watcher = watcher
+        self._finished = asyncio.Event()
+        if record.finished:
+            self._finished.set()
+
+    @property
+    def id(self) -> str:
+        """The job's UUID."""
+        return self._record.id
+
+    @property
+    def record(self) -> JobRecord:
+        """Everything that is known of the job at this moment."""
+        return self._record
+
+    @property
+    def spec(self) -> JobSpec:
+        """What was asked for."""
+        return self._record.spec
+
+    @property
+    def status(self) -> JobStatus:
+        """The job's state and, once it has finished, how it ended."""
+        return self._record.status
+
+    @property
+    def finished(self) -> bool:
+        """Whether the job has ended: nothing about it, its output included, will change."""
+        return self._record.finished
+
+    def publish(self, record: JobRecord) -> None:
+        """Replace what is known; for the Service that owns the job."""
+        self._record = record
+        if record.finished:
+            self._finished.set()
+            self._watcher.wake(self.id)
+
+    async def wait(self) -> JobStatus:
+        """Return the final status once the job has finished."""
+        await self._finished.wait()
+        return self.status
+
+    def output_size(self) -> int | None:
+        """Return how many bytes of output there are, or None if the output is gone.
+
+        Once the job has finished, this is the final size, whatever became of the file.
+        """
+        if self._record.output_size is not None:
+            return self._record.output_size
+        try:
+            return size(self._log_dir, self.id)
+        except JobWorkerError:
+            return None
+
+    async def output(self, offset: int = 0) -> bytes:
+        """Return the output there is now, from `offset` on. See `stream_output` for errors."""
+        with self.stream_output(offset, tail=False) as chunks:
+            return b"".join([chunk.data async for chunk in chunks])
+
+    def stream_output(self, offset: int = 0, *, tail: bool = True) -> Follower:
+        """Return the output from byte `offset` on, as an async iterator of chunks.
+
+        Any number of readers may do so at any time, each at its own pace. With `tail` it goes on
+        until the job has finished and every byte was read; without, it ends with what is there
+        now. Close it (``with``) if it may be left early.
+
+        Raises FailedPrecondition if the output is gone, ResourceExhausted if there is no
+        descriptor left, and ShuttingDown when the Service is being left.
+        """
+        fd = open_for_reading(self._log_dir, self.id)
+        if self.finished or not tail:
+            return read_to(fd, offset=offset, size=self._record.output_size)
+        try:
+            watch = self._watcher.watch(self.id, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        return follow(fd, offset=offset, final_size=lambda: self._record.output_size, watch=watch)

@@ -1,0 +1,59 @@
+"""Jobs whose shim has died: they go on, and the server watches them to their end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+from jobworker.job.outcome import Told
+from jobworker.job.processes import wait_empty, wait_readable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jobworker.cgroups import Cgroup
+    from jobworker.job.spec import StopPolicy
+
+
+class Orphan:
+    """A job that has lost its parent. Nobody can reap it, so its exit code will not be known.
+
+    `pidfd` is the main process's, or None if that process is gone already; the Orphan owns it.
+    """
+
+    def __init__(self, cgroup: Cgroup, pidfd: int | None) -> None:
+        self._cgroup = cgroup
+        self._pidfd = pidfd
+        self._timers: list[asyncio.TimerHandle] = []
+        self.told: Told | None = None
+
+    async def wait_ended(self) -> None:
+        """Return once the main process has ended and everything it left behind was killed."""
+        try:
+            if self._pidfd is not None:
+                await wait_readable(self._pidfd)
+            self._cgroup.kill()
+            await wait_empty(self._cgroup)
+        finally:
+            for timer in self._timers:
+                timer.cancel()
+            if self._pidfd is not None:
+                os.close(self._pidfd)
+
+    def limit(self, seconds: float, policy: StopPolicy) -> None:
+        """Stop the job after `seconds`, as the shim would have done."""
+        self._later(seconds, lambda: self.stop(policy, Told.TIMEOUT))
+
+    def stop(self, policy: StopPolicy, told: Told = Told.STOP) -> None:
+        """Send the signal to all of the job now, and SIGKILL after the grace period."""
+        self.told = self.told or told
+        if policy.grace == 0:
+            self._cgroup.kill()
+            return
+        self._cgroup.signal(policy.signal)
+        self._later(policy.grace, self._cgroup.kill)
+
+    def _later(self, seconds: float, action: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self._timers.append(loop.call_later(max(seconds, 0.0), action))

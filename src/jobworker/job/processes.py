@@ -1,0 +1,86 @@
+"""Processes told apart across restarts: boot id, pid and start time; pidfds; waiting for both ends.
+
+A pid is reused, a boot id, a pid and a start time together are not (proc(5), pidfd_open(2)).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from jobworker.cgroups import Cgroup
+    from jobworker.job.record import Process
+
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_START_TIME_FIELD: Final = 22
+
+
+def boot_id() -> str:
+    """Return the identity of this boot of the host (random(4))."""
+    return _BOOT_ID.read_text().strip()
+
+
+def open_pidfd(process: Process) -> int | None:
+    """Return a pidfd of `process`, or None if that very process is gone.
+
+    The pidfd is opened first and the identity checked afterwards: what the pid means can change
+    before the pidfd is open, not after.
+    """
+    if process.boot_id != boot_id():
+        return None
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return None
+    if _start_time(process.pid) == process.start_time:
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def _start_time(pid: int) -> int | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The second field, the name, may hold spaces and parentheses; the last ")" ends it.
+    return int(stat.rpartition(")")[2].split()[_START_TIME_FIELD - 3])
+
+
+async def wait_readable(fd: int) -> None:
+    """Return once `fd` is readable; for a pidfd, that is when its process has ended."""
+    loop = asyncio.get_running_loop()
+    readable: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(fd, _resolve, readable)
+    try:
+        await readable
+    finally:
+        loop.remove_reader(fd)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def wait_empty(cgroup: Cgroup) -> None:
+    """Return once no process is left in `cgroup`, or the cgroup is gone.
+
+    The kernel announces a change of ``populated`` by POLLPRI on cgroup.events (cgroup-v2.rst).
+    An epoll instance is itself readable when what it watches is ready, which asyncio can wait for.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        events = cgroup.open_events()
+        try:
+            with select.epoll() as poll:
+                poll.register(events, select.EPOLLPRI)
+                while cgroup.populated(events):
+                    await wait_readable(poll.fileno())
+                    poll.poll(0)
+        finally:
+            os.close(events)

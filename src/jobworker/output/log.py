@@ -1,0 +1,234 @@
+"""A job's place below the log directory: making, opening, measuring and removing its files.
+
+Everything below the log directory is opened relative to a directory fd and without following
+symbolic links, so that a name that somebody put there can never lead elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Final, Self
+from uuid import UUID
+
+from jobworker.errors import (
+    ConfigError,
+    FailedPrecondition,
+    InvalidArgument,
+    JobWorkerError,
+    ResourceExhausted,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+OUTPUT_NAME: Final = "output"
+OUR_NAMES: Final = (OUTPUT_NAME, "exit.json", "exit.json.tmp")
+"""Every name that jobworker gives to a file in a job's directory: the output, the record of the
+job's end, and what that record is called until it is renamed into place."""
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK means nothing for a regular file; without it, opening a FIFO waits for a writer.
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+_EXHAUSTED: Final = {
+    errno.ENOSPC: "the disk is full; make room",
+    errno.EDQUOT: "the disk quota is used up; make room or raise it",
+    errno.EMFILE: "this process has no file descriptor left; raise its limit (LimitNOFILE=)",
+    errno.ENFILE: "the host has no file descriptor left; raise fs.file-max",
+    errno.ENOMEM: "the kernel is out of memory",
+    errno.EMLINK: "the directory is full; remove finished jobs",
+}
+_EXPLAINED: Final = {
+    errno.ENOENT: "it does not exist",
+    errno.EEXIST: "something else is in its place; give another name or move that away",
+    errno.ENOTDIR: "it, or what leads to it, is a file or a symbolic link; give a directory",
+    errno.ELOOP: "it is a symbolic link; give what it points to",
+    errno.EACCES: "permission denied; run as root, or give a directory that this user may write to",
+    errno.EROFS: "the file system is mounted read-only; give a directory that can be written to",
+}
+
+
+class Log:
+    """The files of a job that is about to start; a context manager that closes both descriptors."""
+
+    def __init__(self, dir_fd: int, fd: int) -> None:
+        self._dir_fd = dir_fd
+        self._fd = fd
+        self._open = True
+
+    @classmethod
+    def create(cls, log_dir: Path, job_id: str) -> Self:
+        """Make ``<log_dir>/<job_id>/`` (0700) and the empty file ``output`` (0600) in it.
+
+        Raises InvalidArgument if the id is not a UUID, ConfigError if the log directory is
+        unusable, ResourceExhausted if the host has run out of space or descriptors, and
+        FailedPrecondition if the directory exists already. After an error nothing is left behind.
+        """
+        _check_id(job_id)
+        with _log_directory(log_dir) as root, contextlib.ExitStack() as undo:
+            try:
+                os.mkdir(job_id, 0o700, dir_fd=root)
+                undo.callback(os.rmdir, job_id, dir_fd=root)
+                dir_fd = os.open(job_id, _DIRECTORY, dir_fd=root)
+                undo.callback(os.close, dir_fd)
+                fd = os.open(OUTPUT_NAME, _APPEND, 0o600, dir_fd=dir_fd)
+            except FileExistsError as error:
+                raise _failure(f"make {log_dir / job_id}", error, FailedPrecondition) from error
+            except OSError as error:
+                raise _failure(f"make {log_dir / job_id}", error, ConfigError) from error
+            undo.pop_all()
+        return cls(dir_fd, fd)
+
+    @property
+    def fd(self) -> int:
+        """The output, open for appending: what becomes the job's stdout and stderr."""
+        return self._fd
+
+    @property
+    def dir_fd(self) -> int:
+        """The job's directory, where the shim writes the record of the job's end."""
+        return self._dir_fd
+
+    def close(self) -> None:
+        """Close both descriptors; the job and the shim have their own. Closing twice is fine."""
+        if self._open:
+            self._open = False
+            os.close(self._fd)
+            os.close(self._dir_fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def prepare(log_dir: Path) -> None:
+    """Make the log directory (0700) if it is missing, and check that jobs can be put there.
+
+    Raises ConfigError if it is a symbolic link or no directory, cannot be made or written to, or
+    if everybody on the host may write to it, and so could put something in a job's place.
+    """
+    try:
+        log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _failure(f"make the log directory {log_dir}", error, ConfigError) from error
+    with _log_directory(log_dir) as root:
+        if os.fstat(root).st_mode & stat.S_IWOTH:
+            raise ConfigError(
+                f"cannot use the log directory {log_dir}: everybody may write to it; "
+                f"give a directory of its own, or chmod o-w {log_dir}"
+            )
+    if not os.access(log_dir, os.W_OK | os.X_OK, effective_ids=True):
+        raise ConfigError(f"cannot use the log directory {log_dir}: {_EXPLAINED[errno.EACCES]}")
+
+
+def open_for_reading(log_dir: Path, job_id: str) -> int:
+    """Open a job's output for reading; the caller owns the fd.
+
+    Raises InvalidArgument if the id is not a UUID, ConfigError if the log directory is unusable,
+    ResourceExhausted if there is no descriptor left, and FailedPrecondition if the output is
+    missing or is not a regular file.
+    """
+    with _job_directory(log_dir, job_id) as directory:
+        fd = os.open(OUTPUT_NAME, _READ, dir_fd=directory)
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
+        raise FailedPrecondition(
+            f"cannot read the output of job {job_id}: {log_dir / job_id / OUTPUT_NAME} was "
+            "replaced by something that is not a regular file"
+        )
+
+
+def size(log_dir: Path, job_id: str) -> int:
+    """Return the size of a job's output in bytes. Raises what `open_for_reading` raises."""
+    with _job_directory(log_dir, job_id) as directory:
+        return os.stat(OUTPUT_NAME, dir_fd=directory, follow_symlinks=False).st_size
+
+
+def remove(log_dir: Path, job_id: str) -> None:
+    """Remove a job's files and its directory; what is missing is fine, readers keep what is open.
+
+    Only `OUR_NAMES` are removed, nothing is removed recursively. Raises InvalidArgument if the id
+    is not a UUID, ConfigError if the log directory is unusable, and FailedPrecondition if the
+    directory is not one, or holds something that jobworker did not put there, and so stays.
+    """
+    _check_id(job_id)
+    path = log_dir / job_id
+    with _log_directory(log_dir) as root:
+        try:
+            directory = os.open(job_id, _DIRECTORY, dir_fd=root)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _failure(f"remove {path}", error, FailedPrecondition) from error
+        try:
+            for name in OUR_NAMES:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=directory)
+            os.rmdir(job_id, dir_fd=root)
+        except OSError as error:
+            if foreign := os.listdir(directory):  # noqa: PTH208 - a descriptor, not a path
+                raise FailedPrecondition(
+                    f"cannot remove {path}: it holds what jobworker did not put there "
+                    f"({', '.join(sorted(foreign))}); remove it by hand"
+                ) from error
+            raise _failure(f"remove {path}", error, FailedPrecondition) from error
+        finally:
+            os.close(directory)
+
+
+def _check_id(job_id: str) -> None:
+    """Raise InvalidArgument unless `job_id`, which becomes part of a path, is a UUID as written."""
+    try:
+        valid = str(UUID(job_id)) == job_id
+    except ValueError:
+        valid = False
+    if not valid:
+        raise InvalidArgument("job_id", f"{job_id!r} is not a UUID in lower case with hyphens")
+
+
+@contextlib.contextmanager
+def _log_directory(log_dir: Path) -> Iterator[int]:
+    try:
+        fd = os.open(log_dir, _DIRECTORY)
+    except OSError as error:
+        raise _failure(f"open the log directory {log_dir}", error, ConfigError) from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _job_directory(log_dir: Path, job_id: str) -> Iterator[int]:
+    """Open a job's directory; what fails inside the block is a failure to read the output."""
+    _check_id(job_id)
+    with _log_directory(log_dir) as root, contextlib.ExitStack() as closing:
+        try:
+            fd = os.open(job_id, _DIRECTORY, dir_fd=root)
+            closing.callback(os.close, fd)
+            yield fd
+        except OSError as error:
+            what = f"read the output of job {job_id} in {log_dir / job_id}"
+            raise _failure(what, error, FailedPrecondition) from error
+
+
+def _failure(what: str, error: OSError, otherwise: type[JobWorkerError]) -> JobWorkerError:
+    """Say why the host could not do `what`: ResourceExhausted where that is it, or `otherwise`."""
+    number = error.errno or 0
+    if number in _EXHAUSTED:
+        return ResourceExhausted(f"cannot {what}: {_EXHAUSTED[number]}")
+    return otherwise(f"cannot {what}: {_EXPLAINED.get(number, error.strerror)}")

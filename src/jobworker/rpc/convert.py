@@ -1,0 +1,227 @@
+"""Between the wire contract and the domain, in both directions. Pure: no I/O, no decisions."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Final
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from jobworker.cgroups import CpuMax, DeviceLimit, Limits
+from jobworker.errors import InvalidArgument
+from jobworker.job import JobRecord, JobSpec, JobStatus, Reason, State, StopPolicy
+from jobworker.rpc.v1 import jobworker_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+STATUSES: Final[Mapping[State, pb.Status.ValueType]] = {
+    State.PENDING: pb.STATUS_PENDING,
+    State.RUNNING: pb.STATUS_RUNNING,
+    State.STOPPED: pb.STATUS_STOPPED,
+    State.EXITED: pb.STATUS_EXITED,
+    State.LOST: pb.STATUS_LOST,
+}
+REASONS: Final[Mapping[Reason | None, pb.Reason.ValueType]] = {
+    None: pb.REASON_UNSPECIFIED,
+    Reason.EXITED: pb.REASON_EXITED,
+    Reason.SIGNALED: pb.REASON_SIGNALED,
+    Reason.STOPPED: pb.REASON_STOPPED,
+    Reason.OUT_OF_MEMORY: pb.REASON_OUT_OF_MEMORY,
+    Reason.TIMED_OUT: pb.REASON_TIMED_OUT,
+    Reason.LOST: pb.REASON_LOST,
+}
+NO_EXIT_CODE: Final = -1
+
+_SCALARS: Final = (
+    "memory_min",
+    "memory_low",
+    "memory_high",
+    "memory_max",
+    "memory_swap_max",
+    "memory_oom_group",
+    "cpu_weight",
+    "cpu_burst_max",
+    "io_weight",
+    "pids_max",
+)
+_DEVICES: Final = ("io_max_rbps", "io_max_wbps", "io_max_riops", "io_max_wiops")
+_ALIASES: Final = {"disk_read_bps": "io_max_rbps", "disk_write_bps": "io_max_wbps"}
+_DEFAULT_PERIOD_US: Final = 100_000
+_CPUS_PRECISION: Final = 1e-6
+"""Relative: `cpus` is a 32-bit float on the wire."""
+
+
+def job_spec(request: pb.StartRequest) -> JobSpec:
+    """Read a request to start a job.
+
+    Raises InvalidArgument where the message contradicts itself; `JobSpec.check` does the rest.
+    """
+    return JobSpec(
+        command=request.command.name,
+        args=tuple(request.command.args),
+        limits=limits(request.limits),
+        request_id=request.request_id,
+        env=dict(request.env),
+        working_directory=request.working_directory or "/",
+        user=request.user,
+        stdin=request.stdin,
+        timeout=seconds(request.timeout) if request.HasField("timeout") else None,
+        stop=_stop_policy(request.stop),
+        name=request.name,
+        labels=dict(request.labels),
+    )
+
+
+def _stop_policy(message: pb.StopPolicy) -> StopPolicy:
+    default = StopPolicy()
+    return StopPolicy(
+        signal=message.signal or default.signal,
+        grace=seconds(message.grace) if message.HasField("grace") else default.grace,
+    )
+
+
+def seconds(duration: Duration) -> float:
+    """Return a duration in seconds."""
+    return duration.seconds + duration.nanos / 1e9
+
+
+def limits(message: pb.Limits) -> Limits:
+    """Read limits. Raises InvalidArgument if a field and its alias disagree."""
+    values: dict[str, Any] = {
+        name: getattr(message, name) for name in _SCALARS if message.HasField(name)
+    }
+    values |= {name: _device_limits(getattr(message, name)) for name in _DEVICES}
+    if message.memory:
+        _agree(
+            "memory", message.memory, "memory_max", values.setdefault("memory_max", message.memory)
+        )
+    for alias, name in _ALIASES.items():
+        if value := getattr(message, alias):
+            values[name] = _with_alias(alias, value, name, values[name])
+    return Limits(**values, cpu_max=_cpu_max(message))
+
+
+def _device_limits(messages: Iterable[pb.DeviceLimit]) -> tuple[DeviceLimit, ...]:
+    return tuple(DeviceLimit(message.device, message.value) for message in messages)
+
+
+def _with_alias(
+    alias: str, value: int, name: str, given: tuple[DeviceLimit, ...]
+) -> tuple[DeviceLimit, ...]:
+    for limit in given:
+        if not limit.device:
+            _agree(alias, value, name, limit.value)
+            return given
+    return (DeviceLimit("", value), *given)
+
+
+def _cpu_max(message: pb.Limits) -> CpuMax | None:
+    given = None
+    if message.HasField("cpu_max"):
+        given = CpuMax(message.cpu_max.quota_us, message.cpu_max.period_us or _DEFAULT_PERIOD_US)
+    if not message.cpus:
+        return given
+    if not isfinite(message.cpus) or message.cpus < 0:
+        raise InvalidArgument("limits.cpus", f"{message.cpus} is not a number of CPUs")
+    if given is None:
+        return CpuMax(round(message.cpus * _DEFAULT_PERIOD_US))
+    if abs(given.quota_us / given.period_us - message.cpus) > message.cpus * _CPUS_PRECISION:
+        _agree("cpus", message.cpus, "cpu_max", given.quota_us / given.period_us)
+    return given
+
+
+def _agree(alias: str, value: float, name: str, other: float) -> None:
+    if value != other:
+        raise InvalidArgument(
+            f"limits.{alias}",
+            f"is {value}, but limits.{name}, which means the same, is {other}; set one of them",
+        )
+
+
+def limits_message(value: Limits) -> pb.Limits:
+    """Write limits, a field and its alias alike."""
+    message = pb.Limits()
+    for name in _SCALARS:
+        if (scalar := getattr(value, name)) is not None:
+            setattr(message, name, scalar)
+    for name in _DEVICES:
+        getattr(message, name).extend(
+            pb.DeviceLimit(device=limit.device, value=limit.value) for limit in getattr(value, name)
+        )
+    message.memory = value.memory_max or 0
+    if value.cpu_max is not None:
+        message.cpu_max.quota_us = value.cpu_max.quota_us
+        message.cpu_max.period_us = value.cpu_max.period_us
+        message.cpus = value.cpu_max.quota_us / value.cpu_max.period_us
+    for alias, name in _ALIASES.items():
+        for limit in getattr(value, name):
+            if not limit.device:
+                setattr(message, alias, limit.value)
+    return message
+
+
+def status_detail(status: JobStatus) -> pb.StatusDetail:
+    """Write a status."""
+    return pb.StatusDetail(
+        status=STATUSES[status.state],
+        exit_code=NO_EXIT_CODE if status.exit_code is None else status.exit_code,
+        signal=status.signal or 0,
+        reason=REASONS[status.reason],
+        message=status.message,
+    )
+
+
+def command_message(spec: JobSpec) -> pb.Command:
+    """Write what is executed."""
+    return pb.Command(name=spec.command, args=spec.args)
+
+
+def job_message(record: JobRecord, output_size: int | None) -> pb.Job:
+    """Write everything that is known of a job; `output_size` is in bytes, as of now."""
+    spec = record.spec
+    message = pb.Job(
+        id=record.id,
+        command=command_message(spec),
+        status=status_detail(record.status),
+        limits=limits_message(record.limits),
+        owner=record.owner,
+        name=spec.name,
+        labels=spec.labels,
+        working_directory=spec.working_directory,
+        user=spec.user,
+        env_names=sorted(spec.env),
+        stop=pb.StopPolicy(signal=spec.stop.signal, grace=_duration(spec.stop.grace)),
+        created_at=_timestamp(record.created_at),
+        output_size=output_size,
+        warnings=record.warnings,
+    )
+    if spec.timeout is not None:
+        message.timeout.CopyFrom(_duration(spec.timeout))
+    if record.started_at is not None:
+        message.started_at.CopyFrom(_timestamp(record.started_at))
+    if record.ended_at is not None:
+        message.ended_at.CopyFrom(_timestamp(record.ended_at))
+    if record.process is not None and not record.finished:
+        message.pid = record.process.pid
+    if record.finished:
+        message.usage.CopyFrom(_usage(record.usage))
+    return message
+
+
+def _usage(usage: Mapping[str, int]) -> pb.Usage:
+    known = pb.Usage.DESCRIPTOR.fields_by_name
+    return pb.Usage(**{name: value for name, value in usage.items() if name in known})
+
+
+def _duration(value: float) -> Duration:
+    message = Duration()
+    message.FromNanoseconds(round(value * 1e9))
+    return message
+
+
+def _timestamp(value: float) -> Timestamp:
+    message = Timestamp()
+    message.FromNanoseconds(round(value * 1e9))
+    return message

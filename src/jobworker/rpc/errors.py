@@ -1,0 +1,32 @@
+"""Which gRPC status a domain error becomes: one table, used at the border and nowhere else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import grpc
+
+from jobworker import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+STATUS_CODES: Final[Mapping[type[errors.JobWorkerError], grpc.StatusCode]] = {
+    errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.JobNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.RequestConflict: grpc.StatusCode.ALREADY_EXISTS,
+    errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+    errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.AlreadyLocked: grpc.StatusCode.INTERNAL,
+    errors.IllegalTransition: grpc.StatusCode.INTERNAL,
+    errors.ConfigError: grpc.StatusCode.INTERNAL,
+    errors.JobWorkerError: grpc.StatusCode.INTERNAL,
+}
+"""A class not listed has the status of the nearest class it derives from."""
+
+
+def status_code(error: errors.JobWorkerError) -> grpc.StatusCode:
+    """Return the status that a client gets for `error`."""
+    return next(STATUS_CODES[kind] for kind in type(error).__mro__ if kind in STATUS_CODES)

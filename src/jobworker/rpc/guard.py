@@ -1,0 +1,159 @@
+"""What every call passes through: TLS version, identity, role, audit line, errors to statuses.
+
+An interceptor wraps the handler of each method, the health and reflection services' included, so
+that no method can be added without passing here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing, asynccontextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+
+from jobworker.auth import tls
+from jobworker.auth.identity import Identity
+from jobworker.errors import JobWorkerError, ShuttingDown
+from jobworker.rpc.errors import status_code
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+    from jobworker.auth.audit import Audit
+    from jobworker.auth.policy import Policy
+
+    Handler = grpc.RpcMethodHandler[Any, Any]
+
+log = logging.getLogger(__name__)
+
+_caller: ContextVar[Identity] = ContextVar("caller")
+
+_KINDS: Final[Mapping[tuple[bool, bool], tuple[str, Callable[..., Any]]]] = {
+    (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
+    (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+    (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
+    (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
+}
+"""Whether requests and responses are streams → the handler's attribute, and what makes one."""
+
+
+def caller() -> Identity:
+    """Return who makes the current call."""
+    return _caller.get()
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """Lets calls in by the policy, and ends those that run when the server shuts down."""
+
+    def __init__(self, policy: Policy, audit: Audit) -> None:
+        self._policy = policy
+        self._audit = audit
+        self._streams: set[asyncio.Task[Any]] = set()
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._closing = False
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Return the method's handler, wrapped; None for a method that there is not."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return handler
+        return self._wrap(handler, handler_call_details.method)
+
+    def _wrap(self, handler: Any, method: str) -> Handler:
+        kind, make = _KINDS[handler.request_streaming, handler.response_streaming]
+        wrap = self._stream if handler.response_streaming else self._unary
+        return make(
+            wrap(getattr(handler, kind), method),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _unary(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
+        async def call(request: Any, context: Any) -> Any:
+            async with self._admitted(method, context, self._calls):
+                return await behaviour(request, context)
+
+        return call
+
+    def _stream(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
+        async def call(request: Any, context: Any) -> None:
+            async with self._admitted(method, context, self._streams):
+                # grpc.aio knows two kinds of streaming handlers: generators, and coroutines that
+                # write to the context themselves.
+                result = behaviour(request, context)
+                if hasattr(result, "__aiter__"):
+                    async with aclosing(result):
+                        async for message in result:
+                            await context.write(message)
+                else:
+                    await result
+
+        return call
+
+    @asynccontextmanager
+    async def _admitted(
+        self, method: str, context: Any, running: set[asyncio.Task[Any]]
+    ) -> AsyncIterator[None]:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        running.add(task)
+        try:
+            self._authorize(method, context)
+            yield
+        except JobWorkerError as error:
+            await context.abort(status_code(error), str(error))
+        except asyncio.CancelledError:
+            if not self._closing:
+                raise
+            closed = _shutting_down()
+            await context.abort(status_code(closed), str(closed))
+        except grpc.aio.AbortError:
+            raise
+        except Exception:
+            log.exception("a call of %s failed unexpectedly", method)
+            await context.abort(
+                grpc.StatusCode.INTERNAL, "internal error; the server's log has the details"
+            )
+        finally:
+            running.discard(task)
+
+    def _authorize(self, method: str, context: Any) -> None:
+        user = ""
+        try:
+            if self._closing:
+                raise _shutting_down()
+            security = context.auth_context()
+            tls.require_tls13(security)
+            identity = Identity.from_pem(tls.peer_certificate(security))
+            user = identity.common_name
+            self._policy.authorize(identity, method)
+        except JobWorkerError as error:
+            self._audit.decision(
+                allowed=False, method=method, user=user, peer=context.peer(), why=str(error)
+            )
+            raise
+        self._audit.decision(allowed=True, method=method, user=user, peer=context.peer())
+        _caller.set(identity)
+
+    async def close(self, patience: float) -> None:
+        """End the streams at once, and the other calls after `patience` seconds at the latest."""
+        self._closing = True
+        for task in list(self._streams):
+            task.cancel()
+        if self._calls:
+            await asyncio.wait(list(self._calls), timeout=patience)
+        for task in list(self._calls):
+            task.cancel()
+        if left := [*self._calls, *self._streams]:
+            await asyncio.wait(left, timeout=patience)
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("the server is shutting down; jobs go on running")

@@ -1,0 +1,222 @@
+"""One live job: from the clone to the moment when its end can be told.
+
+The order of an end: the main process ends (pidfd), is reaped, and with that the outcome is fixed;
+`cgroup.kill` takes what it left behind; the cgroup says `populated 0`; usage and the final size of
+the output are read. Nothing here waits: every step is a handler of the loop.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import stat
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from jobworker.cgroups.cgroup import Cgroup
+from jobworker.errors import JobWorkerError
+from jobworker.shim.log import log
+from jobworker.shim.schedule import Schedule
+from jobworker.shim.spawn import SpawnFailure, read_failure
+from jobworker.shim.wire import ExitRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jobworker.shim.loop import Loop
+    from jobworker.shim.spawn import Spawned
+    from jobworker.shim.wire import Launch
+
+_RETRY: Final = 1.0
+"""Seconds until a cgroup that could not be asked is asked again."""
+
+
+class _Outcome(NamedTuple):
+    """What waitid(2) said of the main process, and when."""
+
+    code: int
+    status: int
+    ended_at: float
+    ended: float
+
+
+class LiveJob:
+    """A job from its clone to its end; `on_executed` and `on_ended` are each called once at most.
+
+    `on_executed(job)` follows a successful execve; `on_ended(job)` comes when the main process is
+    reaped and the cgroup is empty. `failure` is set if the child could not become the command;
+    then `on_executed` has not been called. It owns its descriptors until `close`.
+    """
+
+    def __init__(
+        self,
+        launch: Launch,
+        spawned: Spawned,
+        *,
+        output: int,
+        job_dir: int,
+        loop: Loop,
+        on_executed: Callable[[LiveJob], None],
+        on_ended: Callable[[LiveJob], None],
+    ) -> None:
+        self.id = launch.job_id
+        self.pid = spawned.pid
+        self.pidfd = spawned.pidfd
+        self.start_time = spawned.start_time
+        self.job_dir = job_dir
+        self.executed = False
+        self.failure: SpawnFailure | None = None
+        self.cgroup = Cgroup(launch.cgroup_path)
+        self._timeout = launch.timeout
+        self._stop_signal = launch.stop_signal
+        self._stop_grace = launch.stop_grace
+        self._output = output
+        self._status = spawned.status
+        self._cgroup_events = -1
+        self._loop = loop
+        self._on_executed = on_executed
+        self._on_ended = on_ended
+        self._schedule = Schedule()
+        self._started_at = time.time()
+        self._started = time.monotonic()
+        self._outcome: _Outcome | None = None
+        loop.watch(self._status, select.EPOLLIN, self._on_status)
+
+    def stop(self, signum: int, grace: float) -> None:
+        """Signal every process of the job, and kill what is left after `grace` seconds.
+
+        A job whose main process has ended is not touched: it has ended by itself.
+        """
+        self._reap()
+        if self._outcome is not None:
+            return
+        self._schedule.stop(time.monotonic(), grace)
+        self._ask_to_end(signum, grace)
+
+    def record(self, boot_id: str) -> ExitRecord:
+        """Return how the job ended. Only after `on_ended`, and not after a failure."""
+        outcome = self._outcome
+        if outcome is None:
+            raise ValueError(f"job {self.id} has not ended")
+        exited = outcome.code == os.CLD_EXITED
+        return ExitRecord(
+            job_id=self.id,
+            boot_id=boot_id,
+            pid=self.pid,
+            exit_code=outcome.status if exited else None,
+            signal=None if exited else outcome.status,
+            core_dumped=outcome.code == os.CLD_DUMPED,
+            stopped=self._schedule.stopped,
+            timed_out=self._schedule.timed_out,
+            started_at=self._started_at,
+            ended_at=outcome.ended_at,
+            runtime=outcome.ended - self._started,
+            output_size=self._output_size(),
+            usage=self._usage(),
+        )
+
+    def close(self) -> None:
+        """Close all descriptors but `job_dir`, which may still be needed for the record."""
+        for fd in (self.pidfd, self._output):
+            os.close(fd)
+
+    def _on_status(self) -> None:
+        try:
+            self.failure = read_failure(self._status)
+        except BlockingIOError:
+            return
+        self._loop.unwatch(self._status)
+        os.close(self._status)
+        if self.failure is None:
+            self.executed = True
+            self._started_at = time.time()
+            self._started = time.monotonic()
+            self._schedule.start(self._started, self._timeout)
+            self._arm()
+        self._loop.watch(self.pidfd, select.EPOLLIN, self._reap)
+        if self.failure is None:
+            self._on_executed(self)
+
+    def _reap(self) -> None:
+        """Fix the outcome if the main process has ended and the end is not known yet."""
+        if self._outcome is not None or not (self.executed or self.failure):
+            return
+        result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
+        if result is None:
+            return
+        self._outcome = _Outcome(result.si_code, result.si_status, time.time(), time.monotonic())
+        self._loop.unwatch(self.pidfd)
+        self._loop.cancel((self.id, "deadline"))
+        self._loop.call_at((self.id, "cgroup"), self._outcome.ended, self._empty_cgroup)
+
+    def _empty_cgroup(self) -> None:
+        """Kill what the main process has left behind, and wait until it is gone."""
+        try:
+            self.cgroup.kill()
+            if self.cgroup.populated():
+                self._cgroup_events = self.cgroup.open_events()
+        except FileNotFoundError:
+            pass  # somebody has removed the cgroup, which proves that it was empty
+        except (JobWorkerError, OSError) as error:
+            log(f"job {self.id}: cannot empty its cgroup, trying again: {error}")
+            when = time.monotonic() + _RETRY
+            self._loop.call_at((self.id, "cgroup"), when, self._empty_cgroup)
+            return
+        if self._cgroup_events < 0:
+            self._on_ended(self)
+            return
+        self._loop.watch(self._cgroup_events, select.EPOLLPRI, self._check_cgroup)
+        self._check_cgroup()
+
+    def _check_cgroup(self) -> None:
+        if not self.cgroup.populated(self._cgroup_events):
+            self._loop.unwatch(self._cgroup_events)
+            os.close(self._cgroup_events)
+            self._on_ended(self)
+
+    def _ask_to_end(self, signum: int, grace: float) -> None:
+        if grace > 0:
+            try:
+                self.cgroup.signal(signum)
+            except (JobWorkerError, OSError) as error:
+                name = signal.strsignal(signum)
+                log(f"job {self.id}: cannot send signal {signum} ({name}): {error}")
+        self._arm()
+
+    def _arm(self) -> None:
+        when = self._schedule.next()
+        if when is not None:
+            self._loop.call_at((self.id, "deadline"), when, self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        self._reap()
+        if self._outcome is not None:
+            return
+        now = time.monotonic()
+        timeout_at, kill_at = self._schedule.timeout_at, self._schedule.kill_at
+        if timeout_at is not None and timeout_at <= now:
+            self._schedule.expire(now, self._stop_grace)
+            self._ask_to_end(self._stop_signal, self._stop_grace)
+        if kill_at is not None and kill_at <= now:
+            self._kill(now)
+
+    def _kill(self, now: float) -> None:
+        try:
+            self.cgroup.kill()
+            self._schedule.kill_at = None
+        except (JobWorkerError, OSError) as error:
+            log(f"job {self.id}: cannot kill it, trying again: {error}")
+            self._schedule.kill_at = now + _RETRY
+        self._arm()
+
+    def _usage(self) -> dict[str, int]:
+        try:
+            return self.cgroup.usage()
+        except (JobWorkerError, OSError) as error:
+            log(f"job {self.id}: cannot read its usage: {error}")
+            return {}
+
+    def _output_size(self) -> int:
+        status = os.fstat(self._output)
+        return status.st_size if stat.S_ISREG(status.st_mode) else 0

@@ -1,0 +1,63 @@
+"""How a server reaches the shim of a run directory, and starts one. Blocking: for a thread."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import jobworker
+from jobworker.errors import ShimUnavailable
+from jobworker.shim.listener import socket_address
+
+_PATIENCE: Final = 15.0
+"""Seconds that a shim may take to start, or to accept a connection."""
+
+
+def connect(run_dir: Path) -> socket.socket | None:
+    """Return a connection to the shim, or None if none listens. Raises ShimUnavailable."""
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.settimeout(_PATIENCE)
+        directory = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            sock.connect(socket_address(directory))
+        except (FileNotFoundError, ConnectionRefusedError):
+            sock.close()
+            return None
+        finally:
+            os.close(directory)
+    except OSError as error:
+        sock.close()
+        raise ShimUnavailable(f"cannot reach the shim in {run_dir}: {error}") from error
+    return sock
+
+
+def start(run_dir: Path) -> None:
+    """Start a shim unless there is one; it listens when this returns. Raises ShimUnavailable.
+
+    Neither a fork nor `preexec_fn`: the process that asks has gRPC's threads. The interpreter is
+    isolated and loads no site packages, because all that it maps makes every launch slower.
+    """
+    library = str(Path(jobworker.__file__).parent.parent)
+    program = (
+        f"import sys; sys.path.insert(0, {library!r}); from jobworker.shim.main import main; main()"
+    )
+    try:
+        process = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", program, str(run_dir)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            timeout=_PATIENCE,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ShimUnavailable(f"cannot start a shim in {run_dir}: {error}") from error
+    if process.returncode != 0:
+        said = process.stderr.decode(errors="replace").strip()
+        raise ShimUnavailable(said or f"the shim's start failed with {process.returncode}")

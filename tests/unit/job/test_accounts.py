@@ -1,0 +1,34 @@
+import os
+import pwd
+
+import pytest
+
+from jobworker.errors import UserNotFound
+from jobworker.job.accounts import look_up
+
+
+def test_no_name_means_this_process_own_user():
+    assert look_up("").uid == os.geteuid()
+
+
+def test_a_name_and_its_number_are_the_same_account():
+    nobody = pwd.getpwnam("nobody")
+    assert look_up("nobody") == look_up(str(nobody.pw_uid))
+    assert look_up("nobody").gid in look_up("nobody").groups
+
+
+@pytest.mark.parametrize("user", ["no-such-user", "4000000000", "99999999999999999999", "-1", "٣"])
+def test_an_unknown_user_is_named(user):
+    with pytest.raises(UserNotFound, match=user):
+        look_up(user)
+
+
+def test_the_environment_is_minimal_and_the_users_own():
+    assert look_up("nobody").environment() == {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": pwd.getpwnam("nobody").pw_dir,
+        "USER": "nobody",
+        "LOGNAME": "nobody",
+        "SHELL": pwd.getpwnam("nobody").pw_shell,
+        "LANG": "C.UTF-8",
+    }

@@ -1,0 +1,175 @@
+"""A real server on loopback, with mutual TLS; only the servicer behind the guard is the test's."""
+
+import asyncio
+import json
+from types import SimpleNamespace
+
+import grpc
+import pytest
+
+from jobworker.auth import certs, tls
+from jobworker.auth.audit import Audit
+from jobworker.auth.policy import Policy
+from jobworker.errors import JobNotFound
+from jobworker.rpc.client import Client
+from jobworker.rpc.guard import Guard, caller
+from jobworker.rpc.v1 import jobworker_pb2 as pb
+from jobworker.rpc.v1 import jobworker_pb2_grpc as pb_grpc
+
+
+class Servicer(pb_grpc.JobWorkerServiceServicer):
+    def __init__(self):
+        self.calls = []
+        self.stopping = asyncio.Event()
+        self.output_ended = asyncio.Event()
+
+    async def Start(self, request, context):
+        self.calls.append(("Start", caller().common_name))
+        return pb.StartResponse(job_id="j")
+
+    async def Status(self, request, context):
+        self.calls.append(("Status", caller().common_name))
+        if request.job_id == "bug":
+            raise RuntimeError("a secret of the server")
+        raise JobNotFound(request.job_id)
+
+    async def Stop(self, request, context):
+        self.stopping.set()
+        await asyncio.Event().wait()
+
+    async def Output(self, request, context):
+        try:
+            yield pb.OutputResponse(output=b"first")
+            await asyncio.Event().wait()
+        finally:
+            self.output_ended.set()
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("certs")
+    certs.init(directory)
+    certs.issue_client(directory, "stranger")
+    return directory
+
+
+@pytest.fixture
+async def server(directory, tmp_path):
+    audit = Audit.open(tmp_path / "audit.log")
+    guard = Guard(Policy(), audit)
+    servicer = Servicer()
+    server = grpc.aio.server(interceptors=[guard])
+    pb_grpc.add_JobWorkerServiceServicer_to_server(servicer, server)
+    credentials = tls.server_credentials(
+        directory / "jobworker.crt", directory / "jobworker.key", directory / "ca.crt"
+    )
+    port = server.add_secure_port("localhost:0", credentials)
+    await server.start()
+
+    def client(user):
+        return Client(
+            f"localhost:{port}",
+            cert=directory / f"{user}.crt",
+            key=directory / f"{user}.key",
+            ca=directory / "ca.crt",
+        )
+
+    def lines():
+        return [json.loads(line) for line in (tmp_path / "audit.log").read_text().splitlines()]
+
+    yield SimpleNamespace(client=client, guard=guard, servicer=servicer, audit=lines)
+    await server.stop(None)
+    audit.close()
+
+
+async def code_of(call):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code(), caught.value.details()
+
+
+async def test_a_call_with_the_role_gets_through_with_the_callers_name(server):
+    async with server.client("user_alpha") as alpha:
+        assert (await alpha.start(pb.StartRequest())).job_id == "j"
+    assert server.servicer.calls == [("Start", "user_alpha")]
+
+
+async def test_a_call_without_the_role_never_reaches_the_servicer(server):
+    async with server.client("user_bravo") as bravo:
+        code, details = await code_of(bravo.start(pb.StartRequest()))
+    assert code is grpc.StatusCode.PERMISSION_DENIED
+    assert "user_bravo" in details
+    assert "mutate" in details
+    assert server.servicer.calls == []
+
+
+async def test_a_user_that_nobody_knows_may_not_even_look(server):
+    async with server.client("stranger") as stranger:
+        code, details = await code_of(stranger.status("j"))
+    assert code is grpc.StatusCode.PERMISSION_DENIED
+    assert "stranger" in details
+    assert server.servicer.calls == []
+
+
+async def test_every_decision_is_one_line_of_the_audit_log(server):
+    async with server.client("user_bravo") as bravo:
+        await code_of(bravo.start(pb.StartRequest()))
+        await code_of(bravo.status("j"))
+    denied, allowed = server.audit()
+    assert (denied["event"], denied["user"]) == ("denied", "user_bravo")
+    assert denied["method"] == "/jobworker.v1.JobWorkerService/Start"
+    assert "mutate" in denied["why"]
+    assert (allowed["event"], allowed["method"]) == (
+        "allowed",
+        "/jobworker.v1.JobWorkerService/Status",
+    )
+    assert allowed["peer"].startswith("ipv")
+
+
+async def test_a_domain_error_becomes_its_status(server):
+    async with server.client("user_alpha") as alpha:
+        code, details = await code_of(alpha.status("j"))
+    assert (code, details) == (grpc.StatusCode.NOT_FOUND, "no job has the id j")
+
+
+async def test_a_bug_does_not_tell_the_client_what_the_server_knows(server):
+    async with server.client("user_alpha") as alpha:
+        code, details = await code_of(alpha.status("bug"))
+    assert code is grpc.StatusCode.INTERNAL
+    assert "secret" not in details
+
+
+async def test_closing_ends_streams_with_unavailable(server):
+    async with server.client("user_alpha") as alpha:
+        stream = alpha.output("j", tail=True, give_up_after=0)
+        assert (await anext(stream)).output == b"first"
+        await server.guard.close(1)
+        await asyncio.wait_for(server.servicer.output_ended.wait(), 5)
+        with pytest.raises(Exception, match="shutting down"):
+            await anext(stream)
+
+
+async def test_closing_ends_calls_that_wait_for_longer_than_the_patience(server):
+    async with server.client("user_alpha") as alpha:
+        stop = asyncio.create_task(code_of(alpha.stop("j")))
+        await asyncio.wait_for(server.servicer.stopping.wait(), 5)
+        await server.guard.close(0.01)
+        code, details = await stop
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert "jobs go on" in details
+
+
+async def test_a_call_after_closing_is_refused(server):
+    await server.guard.close(0)
+    async with server.client("user_alpha") as alpha:
+        code, _ = await code_of(alpha.start(pb.StartRequest()))
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert server.servicer.calls == []
+
+
+async def test_a_stream_that_the_client_leaves_is_closed(server):
+    async with server.client("user_alpha") as alpha:
+        stream = alpha.output("j", tail=True)
+        await anext(stream)
+        await stream.aclose()
+        await asyncio.wait_for(server.servicer.output_ended.wait(), 5)

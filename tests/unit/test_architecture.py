@@ -1,0 +1,71 @@
+"""What the import linter cannot see: which modules a program really loads when it runs."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jobworker.errors
+
+SOURCE = Path(jobworker.errors.__file__).parent.parent
+
+PRINT_MODULES = """
+import importlib, json, sys
+sys.path.insert(0, sys.argv[1])
+importlib.import_module(sys.argv[2])
+json.dump(sorted(sys.modules), sys.stdout)
+"""
+
+
+def loaded_modules(name: str, *options: str) -> set[str]:
+    """Import `name` in an interpreter of its own; return all that is loaded then."""
+    command = [sys.executable, *options, "-c", PRINT_MODULES, str(SOURCE), name]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return set(json.loads(finished.stdout))
+
+
+def within(module: str, *packages: str) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def test_the_shim_process_loads_the_standard_library_cgroups_and_errors_alone():
+    loaded = loaded_modules("jobworker.shim.main", "-I", "-S")
+    foreign = {
+        module
+        for module in loaded
+        if module not in {"__main__", "jobworker"}
+        and module.partition(".")[0] not in sys.stdlib_module_names
+        and not within(module, "jobworker.shim", "jobworker.cgroups", "jobworker.errors")
+    }
+    assert foreign == set()
+
+
+def test_the_shim_process_loads_neither_asyncio_nor_the_servers_side():
+    loaded = loaded_modules("jobworker.shim.main", "-I", "-S")
+    assert not {m for m in loaded if within(m, "asyncio", "jobworker.shim.client")}
+
+
+def test_the_cli_loads_no_code_of_the_server():
+    loaded = loaded_modules("jobworker.cli.main")
+    server = (
+        "jobworker.cgroups.service",
+        "jobworker.daemon",
+        "jobworker.job.service",
+        "jobworker.job.store",
+        "jobworker.output",
+        "jobworker.rpc.server",
+        "jobworker.shim",
+        "sqlite3",
+        "structlog",
+    )
+    assert not {m for m in loaded if within(m, *server)}
+
+
+def test_errors_imports_nothing():
+    tree = ast.parse(Path(jobworker.errors.__file__).read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert [ast.unparse(node) for node in imports] == ["from __future__ import annotations"]
