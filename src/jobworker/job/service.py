@@ -232,7 +232,7 @@ class Service:
             process=Process(
                 boot_id=processes.boot_id(), pid=launched.pid, start_time=launched.start_time
             ),
-            started_at=time.time(),
+            started_at=launched.started_at,
         )
         self._store.update(record)
         job.publish(record)
@@ -305,7 +305,7 @@ class Service:
             replace(
                 job.record,
                 status=outcome.conclude(job.status.state, end),
-                started_at=job.record.started_at or end.started_at,
+                started_at=end.started_at,
                 ended_at=end.ended_at,
                 output_size=end.output_size,
                 usage=end.usage,

@@ -292,7 +292,7 @@ class Supervisor:
             self._tell_process(waiter, job)
 
     def _tell_process(self, waiter: _Waiter, job: LiveJob) -> None:
-        reply = {"pid": job.pid, "start_time": job.start_time}
+        reply = {"pid": job.pid, "start_time": job.start_time, "started_at": job.started_at}
         self._send(waiter.connection, {"id": waiter.request_id, "ok": reply}, job.pidfd)
 
     def _on_ended(self, job: LiveJob) -> None:

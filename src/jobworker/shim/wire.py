@@ -15,10 +15,10 @@ op          args                  fds with the request   ok (and its fds)
                                                          jobs), ended (records of jobs that have
                                                          ended but whose exit.json could not be
                                                          written yet)
-``launch``  see `Launch`          stdin, output, cgroup  pid, start_time (pidfd)
+``launch``  see `Launch`          stdin, output, cgroup  pid, start_time, started_at (pidfd)
                                   directory, job's log
                                   directory
-``attach``  job_id                none                   pid, start_time (pidfd)
+``attach``  job_id                none                   the same
 ``stop``    job_id, signal,       none                   nothing; the end follows as an event
             grace
 ==========  ====================  =====================  ==========================================
