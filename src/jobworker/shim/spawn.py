@@ -17,6 +17,7 @@ import fcntl
 import os
 import resource
 import signal
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from jobworker.shim.log import log
@@ -34,6 +35,7 @@ _SYS_CLOSE_RANGE = 436
 _REFUSALS_OF_THE_KERNEL: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.E2BIG, errno.EPERM})
 """Before Linux 5.7 and under some seccomp filters. Everything else is about this one launch."""
 
+_NANOSECONDS_PER_TICK: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _MAX_STATUS: Final = 64
 _UMASK: Final = 0o022
 _FAILED: Final = 127
@@ -132,9 +134,12 @@ class Spawner:
         lifted: list[int] = []
         try:
             steps = self._prepare(launch, [_lift(fd, lifted) for fd in borrowed])
+            earliest = _clock_ticks()
             pid, pidfd = self._clone(steps, cgroup)
+            latest = _clock_ticks()
             try:
-                return Spawned(pid, pidfd, _start_time(pid), status)
+                start_time = latest if earliest == latest else _start_time(pid)
+                return Spawned(pid, pidfd, start_time, status)
             except OSError:
                 _destroy(pidfd)
                 raise
@@ -164,10 +169,10 @@ class Spawner:
     def _clone(self, steps: _Steps, cgroup: int) -> tuple[int, int]:
         """Return pid and pidfd of a new child that is taking its last steps.
 
-        All signals are blocked meanwhile: one that arrived before the child has put the handlers
-        of this process away would be lost, and would wake this process instead.
+        The signals that this process handles or ignores are blocked until the child has put them
+        back to their defaults: one that came before that would be lost.
         """
-        mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
         try:
             if self._clone3_works:
                 try:
@@ -262,6 +267,16 @@ def _lift(fd: int, lifted: list[int]) -> int:
         return fd
     lifted.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
     return lifted[-1]
+
+
+def _clock_ticks() -> int:
+    """Return the time since boot in the unit of start times (proc(5)).
+
+    The kernel notes a start time by this clock within clone (copy_process, since Linux 5.5), so if
+    the tick is the same before and after, it is the start time. That spares a look into
+    /proc/<pid>, which costs as much as a third of the clone.
+    """
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // _NANOSECONDS_PER_TICK
 
 
 def _start_time(pid: int) -> int:
