@@ -184,12 +184,10 @@ def format_duration(seconds: float | Fraction) -> str:
     microseconds = round(Fraction(seconds) * _US["s"])
     if microseconds < _US["ms"]:
         return f"{microseconds}us" if microseconds else "0s"
-    if microseconds < _US["s"]:
-        return (
-            f"{_decimal(Fraction(microseconds, _US['ms']), 0 if microseconds >= 10_000 else 2)}ms"
-        )
-    if microseconds < _US["m"]:
-        return f"{_decimal(Fraction(microseconds, _US['s']), 2)}s"
+    for unit, next_unit in (("ms", "s"), ("s", "m")):
+        if microseconds < _US[next_unit]:
+            value = Fraction(microseconds, _US[unit])
+            return f"{_decimal(value, 2 if value < 100 else 0)}{unit}"
     whole = round(Fraction(microseconds, _US["s"]))
     days, rest = divmod(whole, 86_400)
     hours, rest = divmod(rest, 3_600)

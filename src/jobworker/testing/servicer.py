@@ -1,0 +1,183 @@
+"""A stand-in for the service: the wire contract over jobs that are only scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+
+from jobworker.rpc.v1 import jobworker_pb2 as pb
+from jobworker.rpc.v1 import jobworker_pb2_grpc as pb_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+RUNNING = pb.StatusDetail(status=pb.STATUS_RUNNING, exit_code=-1)
+EXITED = pb.StatusDetail(status=pb.STATUS_EXITED, exit_code=0, reason=pb.REASON_EXITED)
+STOPPED = pb.StatusDetail(
+    status=pb.STATUS_STOPPED, exit_code=-1, signal=15, reason=pb.REASON_STOPPED
+)
+
+
+@dataclass
+class ScriptedJob:
+    """A job that writes and ends when the test says so."""
+
+    job: pb.Job
+    output: bytes = b""
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the job has ended."""
+        return self.job.status.status not in (pb.STATUS_PENDING, pb.STATUS_RUNNING)
+
+    async def write(self, data: bytes) -> None:
+        """Append to the output, and wake its followers."""
+        async with self.changed:
+            self.output += data
+            self.job.output_size = len(self.output)
+            self.changed.notify_all()
+
+    async def end(self, status: pb.StatusDetail = EXITED) -> None:
+        """End the job, and with it the streams of its followers."""
+        async with self.changed:
+            self.job.status.CopyFrom(status)
+            self.changed.notify_all()
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A status that a call ends with, after as many messages of a stream as `after` says."""
+
+    code: grpc.StatusCode
+    details: str
+    after: int = 0
+
+
+class ScriptedService(pb_grpc.JobWorkerServiceServicer):
+    """Answers as the service does, from `jobs`.
+
+    Started jobs run until they are stopped. A `refusals` entry (by method) makes the next calls
+    fail, one each. `rewrite` may alter every message of an Output stream before it is sent;
+    `requests` is what was asked, in order. `chunk` is how many bytes a message carries.
+    """
+
+    def __init__(self, *, chunk: int = 1024 * 1024) -> None:
+        self.jobs: dict[str, ScriptedJob] = {}
+        self.requests: list[Any] = []
+        self.refusals: dict[str, list[Refusal]] = {}
+        self.warnings: list[str] = []
+        self.rewrite: Callable[[pb.OutputResponse], pb.OutputResponse] = lambda message: message
+        self.chunk = chunk
+        self.followers = 0
+        self._followers_changed = asyncio.Event()
+        self._started: dict[str, pb.Job] = {}
+
+    def add(self, output: bytes = b"", status: pb.StatusDetail = EXITED) -> ScriptedJob:
+        """Put a job there, finished unless `status` says otherwise."""
+        job = pb.Job(id=str(uuid.uuid4()), status=status, owner="user_alpha")
+        job.command.name = "true"
+        job.output_size = len(output)
+        self.jobs[job.id] = ScriptedJob(job, output)
+        return self.jobs[job.id]
+
+    async def Start(self, request: pb.StartRequest, context: Any) -> pb.StartResponse:  # noqa: N802
+        """Start a job, or find the one that the request's id has started."""
+        await self._asked("Start", request, context)
+        job = self._started.get(request.request_id)
+        if job is None:
+            job = self.add(status=RUNNING).job
+            job.command.CopyFrom(request.command)
+            job.limits.CopyFrom(request.limits)
+        if request.request_id:
+            self._started[request.request_id] = job
+        return pb.StartResponse(
+            job_id=job.id,
+            command=job.command,
+            status=job.status,
+            limits=job.limits,
+            warnings=self.warnings,
+        )
+
+    async def Stop(self, request: pb.StopRequest, context: Any) -> pb.StopResponse:  # noqa: N802
+        """Stop a job; nothing happens to one that has ended."""
+        await self._asked("Stop", request, context)
+        job = await self._job(request.job_id, context)
+        if not job.finished:
+            await job.end(STOPPED)
+        return pb.StopResponse()
+
+    async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusResponse:  # noqa: N802
+        """Tell about a job."""
+        await self._asked("Status", request, context)
+        job = (await self._job(request.job_id, context)).job
+        return pb.StatusResponse(status=job.status, job=job)
+
+    async def Output(  # noqa: N802
+        self, request: pb.OutputRequest, context: Any
+    ) -> AsyncIterator[pb.OutputResponse]:
+        """Stream the output, in messages of at most `chunk` bytes, and the end."""
+        refusal = await self._asked("Output", request, context)
+        job = await self._job(request.job_id, context)
+        self._count(1)
+        try:
+            sent = 0
+            async for message in self._messages(job, request):
+                if refusal is not None and sent == refusal.after:
+                    await _refuse(refusal, context)
+                yield self.rewrite(message)
+                sent += 1
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self.followers += change
+        self._followers_changed.set()
+        self._followers_changed = asyncio.Event()
+
+    async def wait_for_followers(self, count: int) -> None:
+        """Return when `count` Output streams are open."""
+        while self.followers != count:
+            await self._followers_changed.wait()
+
+    async def _messages(
+        self, job: ScriptedJob, request: pb.OutputRequest
+    ) -> AsyncIterator[pb.OutputResponse]:
+        offset = request.offset
+        while True:
+            finished = job.finished
+            while offset < len(job.output):
+                data = job.output[offset : offset + self.chunk]
+                yield pb.OutputResponse(output=data, offset=offset)
+                offset += len(data)
+            if finished or not request.tail:
+                break
+            async with job.changed:
+                while not (job.finished or offset < len(job.output)):
+                    await job.changed.wait()
+        end = pb.OutputEnd(status=job.job.status, size=len(job.output))
+        yield pb.OutputResponse(offset=offset, end=end)
+
+    async def _asked(self, method: str, request: Any, context: Any) -> Refusal | None:
+        self.requests.append(request)
+        planned = self.refusals.get(method)
+        refusal = planned.pop(0) if planned else None
+        if refusal is not None and not refusal.after:
+            await _refuse(refusal, context)
+        return refusal
+
+    async def _job(self, job_id: str, context: Any) -> ScriptedJob:
+        if job_id not in self.jobs:
+            await _refuse(
+                Refusal(grpc.StatusCode.NOT_FOUND, f"no job has the id {job_id}"), context
+            )
+        return self.jobs[job_id]
+
+
+async def _refuse(refusal: Refusal, context: Any) -> NoReturn:
+    await context.abort(refusal.code, refusal.details)
+    raise AssertionError("abort raises")

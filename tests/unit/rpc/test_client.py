@@ -1,0 +1,265 @@
+"""The asyncio client against a stand-in for the service, over real mutual TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Self
+
+import grpc
+import pytest
+
+from jobworker.errors import ConfigError
+from jobworker.rpc.client import Client
+from jobworker.rpc.resume import OutputInterrupted
+from jobworker.rpc.v1 import jobworker_pb2 as pb
+from jobworker.testing.servicer import RUNNING, Refusal, ScriptedService
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+OUTPUT = bytes(range(256)) * 4096  # 1 MiB, no two positions of a chunk alike
+
+
+@pytest.fixture
+def service() -> ScriptedService:
+    return ScriptedService(chunk=10_000)
+
+
+@pytest.fixture
+def connect(pki) -> Callable[..., Client]:
+    def connect(url: str, user: str = "user_alpha") -> Client:
+        files = {
+            kind: pki.directory / f"{user}.{end}" for kind, end in (("cert", "crt"), ("key", "key"))
+        }
+        return Client(url, **files, ca=pki.ca)
+
+    return connect
+
+
+async def read(client: Client, job_id: str, **options) -> tuple[bytes, pb.OutputResponse]:
+    output, last = b"", None
+    async for last in client.output(job_id, **options):
+        assert last.offset == options.get("offset", 0) + len(output)
+        output += last.output
+    assert last is not None
+    return output, last
+
+
+async def test_start_stop_and_status_carry_requests_and_answers(serve, service, connect):
+    listener = await serve(service)
+    async with connect(listener.url) as client:
+        started = await client.start(pb.StartRequest(command=pb.Command(name="sleep", args=["9"])))
+        assert (await client.status(started.job_id)).status.status == pb.STATUS_RUNNING
+        await client.stop(started.job_id, grace=0)
+        assert service.requests[-1].HasField("grace")
+        stopped = await client.status(started.job_id)
+    assert stopped.status.status == pb.STATUS_STOPPED
+    assert stopped.job.command.args == ["9"]
+
+
+async def test_a_refusal_arrives_as_the_status_it_is(serve, service, connect):
+    listener = await serve(service)
+    async with connect(listener.url) as client:
+        with pytest.raises(grpc.aio.AioRpcError, match="no job has the id x") as refusal:
+            await client.status("x")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await read(client, "x")
+    assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_output_is_byte_exact_and_closes_with_the_end(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(OUTPUT)
+    async with connect(listener.url) as client:
+        output, last = await read(client, job.job.id)
+    assert output == OUTPUT
+    assert last.end == pb.OutputEnd(status=job.job.status, size=len(OUTPUT))
+
+
+async def test_output_begins_at_the_offset(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(OUTPUT)
+    async with connect(listener.url) as client:
+        output, _ = await read(client, job.job.id, offset=12_345)
+    assert output == OUTPUT[12_345:]
+
+
+async def test_tail_goes_on_until_the_job_has_ended(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(b"one", RUNNING)
+    async with connect(listener.url) as client:
+        stream = client.output(job.job.id, tail=True)
+        assert (await anext(stream)).output == b"one"
+        await job.write(b"two")
+        assert (await anext(stream)).output == b"two"
+        await job.end()
+        assert (await anext(stream)).end.size == 6
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+
+
+async def test_a_follower_that_leaves_ends_its_stream_on_the_server(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(b"one", RUNNING)
+    async with connect(listener.url) as client:
+        stream = client.output(job.job.id, tail=True)
+        await anext(stream)
+        assert service.followers == 1
+        await stream.aclose()
+        async with asyncio.timeout(10):
+            await service.wait_for_followers(0)
+
+
+async def test_a_stream_that_the_server_breaks_off_is_taken_up_again(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(OUTPUT)
+    service.refusals["Output"] = [
+        Refusal(grpc.StatusCode.UNAVAILABLE, "shutting down", after=n) for n in (3, 1, 7)
+    ]
+    async with connect(listener.url) as client:
+        output, _ = await read(client, job.job.id)
+    assert output == OUTPUT
+    assert [request.offset for request in service.requests] == [0, 30_000, 40_000, 110_000]
+
+
+async def test_a_quiet_follower_survives_the_restart_of_the_server(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(b"", RUNNING)
+    async with connect(listener.url) as client:
+        following = asyncio.create_task(read(client, job.job.id, tail=True))
+        async with asyncio.timeout(10):
+            await service.wait_for_followers(1)
+        await listener.stop()
+        await serve(service, port=listener.port)
+        await job.write(b"late")
+        await job.end()
+        assert (await following)[0] == b"late"
+
+
+@pytest.mark.parametrize("cut", [0, 5_000, 60_000, 300_000, 777_777])
+async def test_connections_cut_at_any_byte_lose_and_repeat_nothing(serve, service, connect, cut):
+    listener = await serve(service)
+    job = service.add(OUTPUT)
+    async with (
+        Cutter(listener.port, [8_000 + cut, 20_000, 250_000]) as cutter,
+        connect(f"localhost:{cutter.port}") as client,
+    ):
+        output, last = await read(client, job.job.id)
+    assert output == OUTPUT
+    assert last.end.size == len(OUTPUT)
+    assert not cutter.cuts, "every connection was cut that should have been"
+
+
+async def test_a_server_that_stays_away_is_an_error_that_says_how_far_it_came(
+    serve, service, connect
+):
+    listener = await serve(service)
+    job = service.add(b"one", RUNNING)
+    async with connect(listener.url) as client:
+        stream = client.output(job.job.id, tail=True, give_up_after=0.3)
+        await anext(stream)
+        await listener.stop()
+        with pytest.raises(OutputInterrupted) as interruption:
+            await anext(stream)
+    assert interruption.value.offset == 3
+
+
+async def test_a_stream_that_ends_without_an_end_is_never_a_short_output(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(b"one")
+
+    def without_end(message: pb.OutputResponse) -> pb.OutputResponse:
+        message.ClearField("end")
+        return message
+
+    service.rewrite = without_end
+    async with connect(listener.url) as client:
+        with pytest.raises(OutputInterrupted, match="cut off at byte 3: the stream ended early"):
+            await read(client, job.job.id, give_up_after=0.3)
+
+
+async def test_bytes_that_are_left_out_are_an_error(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(OUTPUT)
+
+    def skip(message: pb.OutputResponse) -> pb.OutputResponse:
+        if message.offset >= 50_000:
+            message.offset += 1
+        return message
+
+    service.rewrite = skip
+    async with connect(listener.url) as client:
+        with pytest.raises(OutputInterrupted, match="cut off at byte 50000"):
+            await read(client, job.job.id)
+
+
+async def test_a_server_that_is_not_there_is_an_error_at_once(connect):
+    with socket.create_server(("localhost", 0)) as unused:
+        port = unused.getsockname()[1]
+    async with connect(f"localhost:{port}") as client:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await read(client, "x", give_up_after=3600)
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_malformed_url_and_a_missing_file_are_found_before_anything_is_sent(connect):
+    with pytest.raises(ValueError, match="http://x"):
+        connect("http://x")
+    with pytest.raises(ConfigError, match=r"nobody\.(crt|key)"):
+        connect("localhost", user="nobody")
+
+
+async def test_a_large_request_and_a_large_message_pass(serve, connect):
+    service = ScriptedService(chunk=2 * 1024 * 1024)
+    listener = await serve(service)
+    job = service.add(OUTPUT * 2)
+    async with connect(listener.url) as client:
+        await client.start(pb.StartRequest(command=pb.Command(name="x"), stdin=bytes(1024 * 1024)))
+        output, _ = await read(client, job.job.id)
+    assert output == OUTPUT * 2
+
+
+class Cutter:
+    """A relay that cuts its first connections, each after so many bytes from the server."""
+
+    def __init__(self, port: int, cuts: list[int]) -> None:
+        self._server_port = port
+        self.cuts = cuts
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._relay, "localhost", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        budget = self.cuts.pop(0) if self.cuts else None
+        up_reader, up_writer = await asyncio.open_connection("localhost", self._server_port)
+        up = asyncio.create_task(self._copy(reader, up_writer, None))
+        try:
+            await self._copy(up_reader, writer, budget)
+        finally:
+            up.cancel()
+            for end in (writer, up_writer):
+                end.transport.abort()
+
+    async def _copy(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, budget: int | None
+    ) -> None:
+        while data := await reader.read(65_536 if budget is None else min(budget, 65_536)):
+            writer.write(data)
+            await writer.drain()
+            if budget is not None:
+                budget -= len(data)
+                if budget == 0:
+                    return
