@@ -15,7 +15,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from jobworker.auth import issue, tls
+from jobworker.auth import issue, tls, tls13
 from jobworker.auth.checks import Purpose
 from jobworker.errors import ConfigError, PermissionDenied, Unavailable
 
@@ -51,6 +51,13 @@ def test_a_missing_file_is_named(write, side):
     files.ca.unlink()
     with pytest.raises(ConfigError, match=f"{files.ca}: there is no such file"):
         make(side, files)
+
+
+@pytest.mark.parametrize("side", ["server", "client"])
+def test_no_credentials_are_made_without_the_restriction_to_tls13(write, side, monkeypatch):
+    monkeypatch.setenv(tls13.VARIABLE, "ECDHE-ECDSA-AES128-GCM-SHA256")
+    with pytest.raises(ConfigError, match=r"cannot restrict gRPC to TLS 1\.3"):
+        make(side, write(purpose=purpose(side)))
 
 
 @pytest.mark.parametrize("side", ["server", "client"])
@@ -230,14 +237,14 @@ def context(files, version: ssl.TLSVersion) -> ssl.SSLContext:
 
 
 async def test_a_server_that_speaks_tls12_is_found_out_without_a_certificate(server_files):
-    tls12 = context(server_files, ssl.TLSVersion.TLSv1_2)
-    async with listening(close, ssl=tls12) as port:
+    older = context(server_files, ssl.TLSVersion.TLSv1_2)
+    async with listening(close, ssl=older) as port:
         assert await tls.probe_tls12("127.0.0.1", port)
 
 
 async def test_a_server_that_speaks_only_tls13_passes(server_files):
-    tls13 = context(server_files, ssl.TLSVersion.TLSv1_3)
-    async with listening(close, ssl=tls13) as port:
+    newer = context(server_files, ssl.TLSVersion.TLSv1_3)
+    async with listening(close, ssl=newer) as port:
         assert not await tls.probe_tls12("127.0.0.1", port)
 
 
