@@ -149,9 +149,7 @@ async def test_health_and_reflection_answer(server):
         (sh("", working_directory="/nope"), "FAILED_PRECONDITION", "/nope"),
     ],
 )
-async def test_a_start_that_cannot_be_names_what_and_creates_nothing(
-    server, request_, code, named
-):
+async def test_a_start_that_cannot_be_names_what_and_creates_nothing(server, request_, code, named):
     running = server()
     async with running.client() as client:
         found, details = await refusal(client.start(request_))

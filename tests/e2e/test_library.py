@@ -143,9 +143,7 @@ async def test_a_job_whose_time_is_up_is_stopped_with_that_reason(service):
     assert (status.state, status.reason) == (State.STOPPED, Reason.TIMED_OUT)
 
 
-async def test_stop_empties_a_tree_that_left_the_session_and_ignores_the_signal(
-    service, places
-):
+async def test_stop_empties_a_tree_that_left_the_session_and_ignores_the_signal(service, places):
     script = (
         "trap '' TERM; "
         "(trap '' TERM; setsid sh -c \"trap '' TERM; sleep 1000\" & ) ; "

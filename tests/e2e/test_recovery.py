@@ -33,7 +33,7 @@ def kill_shim(running):
 
 async def until(condition):
     async with asyncio.timeout(20):
-        while not await condition():  # noqa: ASYNC110 - what is waited for is another process's
+        while not await condition():
             await asyncio.sleep(0.01)
 
 
@@ -76,7 +76,9 @@ async def test_an_end_that_no_server_saw_is_known_exactly(server):
 async def test_an_accepted_stop_is_carried_out_without_the_server(server):
     running = server()
     async with running.client() as client:
-        job_id = (await client.start(sh("trap 'echo asked' TERM; while :; do sleep 0.05; done"))).job_id
+        job_id = (
+            await client.start(sh("trap 'echo asked' TERM; while :; do sleep 0.05; done"))
+        ).job_id
         stop = asyncio.create_task(client.stop(job_id, grace=0.5))
 
         async def asked():

@@ -46,7 +46,7 @@ def test_names_of_users_are_accepted(maker, name):
         "user_alpha\n",
         "user alpha",
         "user_älpha",
-        "user_аlpha",  # noqa: RUF001 - a Cyrillic a is the point
+        "user_аlpha",
         "٣",
         ".hidden",
         "-option",

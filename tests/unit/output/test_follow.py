@@ -312,7 +312,7 @@ class TestLeaving:
         return job
 
     @pytest.fixture
-    async def nothing_left(self, watcher, open_fds, job):  # noqa: ARG002 - opens its descriptors
+    async def nothing_left(self, watcher, open_fds, job):
         watcher.watch("keep", fd := os.open("/dev/null", os.O_RDONLY))  # opens inotify
         before = open_fds()
 
