@@ -60,7 +60,7 @@ class TestEveryByte:
         assert await follower == bytes(i % 256 for i in range(3000))
 
     async def test_for_fifty_followers_who_join_at_any_moment(self, python, collect):
-        rng = random.Random(1)  # noqa: S311
+        rng = random.Random(1)
         job = await python(PIECE_BY_PIECE)
         followers = []
         for _ in range(50):
