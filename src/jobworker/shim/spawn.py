@@ -31,6 +31,11 @@ _CLONE_INTO_CGROUP: Final = 0x200000000
 _SYS_CLONE3 = 435
 _SYS_CLOSE_RANGE = 436
 """The same on every architecture: both calls came after the numbers had been unified."""
+_SYS_RT_SIGACTION: Final = {"x86_64": 13}
+_SYS_RT_SIGACTION_GENERIC: Final = 134
+_SIGACTION_SIZE: Final = 32
+_SIGSET_SIZE: Final = 8
+"""Bytes, of the kernel's structures on 64-bit machines."""
 
 _REFUSALS_OF_THE_KERNEL: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.E2BIG, errno.EPERM})
 """Before Linux 5.7 and under some seccomp filters. Everything else is about this one launch."""
@@ -119,6 +124,7 @@ class Spawner:
             if signal.getsignal(each) is not signal.SIG_DFL
         ]
         self._clone3_works = True
+        _restore_internal_signals()
 
     def spawn(self, launch: Launch, *, stdin: int, output: int, cgroup: int) -> Spawned:
         """Make the process that becomes the command of `launch`, in the cgroup of that directory.
@@ -288,6 +294,18 @@ def _destroy(pidfd: int) -> None:
     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
     os.close(pidfd)
+
+
+def _restore_internal_signals() -> None:
+    """Set signals 32 and 33 to their default in this process, and so in every child.
+
+    glibc keeps them for itself (nptl(7)): signal(2) refuses them, and an ignored one is passed on
+    by execve. GNU make, for one, starts its children with both ignored.
+    """
+    number = _SYS_RT_SIGACTION.get(os.uname().machine, _SYS_RT_SIGACTION_GENERIC)
+    default = bytes(_SIGACTION_SIZE)  # SIG_DFL, no flags, an empty mask
+    for signum in (32, 33):
+        _libc.syscall(number, signum, default, None, _SIGSET_SIZE)
 
 
 def _enter(cgroup: int) -> None:
