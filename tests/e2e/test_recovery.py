@@ -37,16 +37,39 @@ async def until(condition):
             await asyncio.sleep(0.01)
 
 
-async def end_of(client, job_id):
-    messages = [m async for m in client.output(job_id, tail=True)]
+async def end_of(client, job_id, begun=None):
+    """Follow to the end; `begun` is set when the stream has brought something."""
+    messages = []
+    async for message in client.output(job_id, tail=True):
+        messages.append(message)
+        if begun is not None:
+            begun.set()
     return b"".join(m.output for m in messages), messages[-1].end
+
+
+async def follow(client, job_id):
+    """Return a task that follows, once its stream has brought something."""
+    begun = asyncio.Event()
+    following = asyncio.create_task(end_of(client, job_id, begun))
+    await asyncio.wait_for(begun.wait(), 20)
+    return following
+
+
+async def start_with_any_shim(client, request):
+    """Start a job; a shim that is just dying makes the server say UNAVAILABLE, and nothing else."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return (await client.start(request)).job_id
+            except grpc.aio.AioRpcError as error:
+                assert error.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_job_goes_on_while_the_server_is_killed_and_started(server):
     running = server()
     async with running.client() as client:
         job_id = (await client.start(sh(COUNTING))).job_id
-        following = asyncio.create_task(end_of(client, job_id))
+        following = await follow(client, job_id)
         for _ in range(2):
             await asyncio.to_thread(running.kill)
             await asyncio.to_thread(running.restart)
@@ -118,7 +141,7 @@ async def test_a_terminated_server_ends_streams_cleanly_and_leaves_jobs_running(
     running = server()
     async with running.client() as client:
         job_id = (await client.start(sh(COUNTING))).job_id
-        following = asyncio.create_task(end_of(client, job_id))
+        following = await follow(client, job_id)
         assert await asyncio.to_thread(running.terminate) == 0
         await asyncio.to_thread(running.restart)
         content, end = await following
@@ -130,7 +153,7 @@ async def test_a_killed_shim_leaves_jobs_running_and_new_ones_can_start(server):
     async with running.client() as client:
         orphan = (await client.start(sh("sleep 0.7; echo orphan"))).job_id
         kill_shim(running)
-        other = (await client.start(sh("echo other"))).job_id
+        other = await start_with_any_shim(client, sh("echo other"))
         assert (await end_of(client, other))[1].status.exit_code == 0
         content, end = await end_of(client, orphan)
         assert content == b"orphan\n"
