@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from jobworker.cgroups import parse
 from jobworker.cgroups.cgroup import Cgroup
-from jobworker.cgroups.controllers import CONTROLLERS, Controller, Hierarchy, diagnose
+from jobworker.cgroups.controllers import CONTROLLERS, Controller, Hierarchy, diagnose, unbound
 from jobworker.cgroups.devices import Devices
 from jobworker.cgroups.files import GONE, Files
 from jobworker.cgroups.limits import Limits, Setting, holds, row_of, settings
@@ -27,7 +27,9 @@ from jobworker.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from jobworker.cgroups.mounts import Mount, Subsystem
 
 NO_LIMITS: Final = Limits()
 DIRECTORY: Final = "jobworker"
@@ -147,17 +149,18 @@ class Service:
             self._unmount()
 
     def controllers(self) -> dict[str, Controller]:
-        """Return the state of every controller that limits need, by name.
+        """Return the state of every controller that limits need, by name; changes nothing.
 
-        Works before `setup`, too; then a controller that setup could enable has the reason that
-        nobody has enabled it yet.
+        Before `setup`, it is the state that setup would bring about if the kernel refuses nothing.
         """
         mounts = self._mounts.table()
         subsystems = self._mounts.subsystems()
+        offered = self._offered(mounts, subsystems)
+        is_set_up = self._files.exists(f"{self.directory}/cgroup.subtree_control")
         tree = Hierarchy(
             root=str(self.root),
-            enabled=self._enabled(),
-            offered=self._offered(),
+            enabled=self._enabled() if is_set_up else offered,
+            offered=offered,
             refusals=self._refusals,
             # The root of a hierarchy is the only cgroup that has no type.
             partial=self._files.exists(f"{self.root}/cgroup.type"),
@@ -244,8 +247,17 @@ class Service:
     def _enabled(self) -> frozenset[str]:
         return self._names(f"{self.directory}/cgroup.subtree_control")
 
-    def _offered(self) -> frozenset[str]:
-        return self._names(f"{self.root}/cgroup.controllers")
+    def _offered(
+        self, mounts: Iterable[Mount], subsystems: Mapping[str, Subsystem]
+    ) -> frozenset[str]:
+        """Return what the root has, or would have if cgroup2 were mounted there."""
+        if self._mounts.is_cgroup2(str(self.root)):
+            return self._names(f"{self.root}/cgroup.controllers")
+        for mount in mounts:
+            # All mounts show the same hierarchy.
+            if mount.kind == "cgroup2":
+                return self._names(f"{mount.point}/cgroup.controllers")
+        return unbound(subsystems)
 
     def _names(self, path: str) -> frozenset[str]:
         try:

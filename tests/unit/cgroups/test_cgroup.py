@@ -147,6 +147,33 @@ def test_kill_without_cgroup_kill_freezes_and_kills_each(
     assert other.poll() is None
 
 
+def test_kill_without_cgroup_kill_takes_the_child_of_a_fork_under_way(
+    spawn: Callable[[], subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+):
+    """The child turns up after every member has been killed once."""
+    monkeypatch.setattr("jobworker.cgroups.cgroup.KILL_PATIENCE", 60)
+    tree = FakeCgroupTree(mounted_at="/cgroup2", without=frozenset({"cgroup.kill"}))
+    tree.mkdir(PATH)
+    cgroup, parent, child = Cgroup(PATH, tree.files), spawn(), spawn()
+    cgroup.place(parent.pid)
+    reads = count(1)
+
+    def fork() -> None:
+        match next(reads):
+            case 3:
+                cgroup.place(child.pid)
+            case 5:
+                tree.exit(parent.pid)
+                tree.exit(child.pid)
+
+    tree.answer("*/cgroup.procs", fork)
+
+    cgroup.kill()
+
+    assert parent.wait(SECONDS) == -signal.SIGKILL
+    assert child.wait(SECONDS) == -signal.SIGKILL
+
+
 def test_signal_reaches_members_and_no_one_else(
     tree: FakeCgroupTree, cgroup: Cgroup, spawn: Callable[[], subprocess.Popen[bytes]]
 ):

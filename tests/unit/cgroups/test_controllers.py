@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobworker.cgroups.controllers import CONTROLLERS, Controller, Hierarchy, diagnose
+from jobworker.cgroups.controllers import CONTROLLERS, Controller, Hierarchy, diagnose, unbound
 from jobworker.cgroups.limits import TABLE
 from jobworker.cgroups.mounts import Mount, Subsystem
 
@@ -71,3 +71,15 @@ def test_controller_may_not_be_delegated():
 
 def test_kernel_may_not_have_the_controller():
     assert why("pids", Hierarchy("/c")) == "this kernel has no pids controller for cgroup v2"
+
+
+def test_controllers_that_v1_does_not_hold_are_free():
+    subsystems = {
+        "cpu": Subsystem(0, enabled=True),
+        "memory": Subsystem(0, enabled=False),
+        "blkio": Subsystem(0, enabled=True),
+        "pids": Subsystem(8, enabled=True),
+        "hugetlb": Subsystem(0, enabled=True),
+    }
+
+    assert unbound(subsystems) == {"cpu", "io"}

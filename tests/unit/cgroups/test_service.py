@@ -194,10 +194,27 @@ class TestControllers:
     def test_all_are_available_after_setup(self, service: Service):
         assert all(c.available and not c.reason for c in service.controllers().values())
 
-    def test_before_setup_nothing_is_touched(self, tree: FakeCgroupTree):
-        assert not any(c.available for c in tree.service().controllers().values())
+    @pytest.mark.parametrize("mounted_at", ["", "/cgroup2", "/sys/fs/cgroup"])
+    def test_before_setup_they_are_what_it_would_bring(self, mounted_at: str):
+        tree = FakeCgroupTree(
+            ("cpu", "pids"), bound_to_v1={"io": "/sys/fs/cgroup/blkio"}, mounted_at=mounted_at
+        )
+        service = tree.service()
+        before = service.controllers()
+        assert tree.cgroups() == tree.writes == []
 
-        assert tree.mount_points == []
+        service.setup()
+
+        assert service.controllers() == before
+        assert [name for name, c in before.items() if c.available] == ["cpu", "pids"]
+
+    def test_not_enabled_for_jobs_by_whoever_set_up(self):
+        tree = FakeCgroupTree(mounted_at="/cgroup2")
+        tree.mkdir("/cgroup2/jobworker")
+
+        reason = tree.service().controllers()["cpu"].reason
+
+        assert "missing in the cgroup.subtree_control of their directory" in reason
 
     def test_bound_to_v1(self):
         tree = FakeCgroupTree(("cpu",), bound_to_v1={"io": "/sys/fs/cgroup/blkio"})
