@@ -367,7 +367,17 @@ async def test_an_authority_that_did_not_sign_the_servers_certificate(cli, tmp_p
     trustme.CA().cert_pem.write_to_path(str(cli.ca))
     result = await cli("status", "x")
     assert result.status == 1
-    assert "Traceback" not in result.stderr
+    assert f"its certificate was not signed by the authority in {cli.ca}" in result.stderr
+
+
+async def test_a_key_that_everybody_can_read_is_a_warning(cli, service, pki):
+    _, key = pki.issue("careless")
+    key.chmod(0o644)
+    cli.user = "careless"
+    result = await cli("status", service.add().job.id)
+    assert result.status == 0
+    assert result.stderr.startswith("jobworker-cli: warning: ")
+    assert str(key) in result.stderr
 
 
 async def test_a_client_certificate_that_the_server_does_not_know(cli, pki, serve, tmp_path):
