@@ -37,7 +37,7 @@ def call(
     `in_doubt` is what to say besides when the request was sent and the answer was lost.
     """
     connection = connection_of(session)
-    logging.basicConfig(format="jobworker-cli: %(levelname)s: %(message)s", level=logging.WARNING)
+    _show_warnings()
 
     async def run() -> T:
         async with Client(
@@ -63,6 +63,14 @@ def call(
             f"cannot {doing} to its end: {problem}\n"
             f"It was cut off at byte {error.offset}; --offset {error.offset} gets the rest."
         ) from error
+
+
+def _show_warnings() -> None:
+    """Show what jobworker itself logs (of certificates, for example); libraries stay quiet."""
+    logging.basicConfig(handlers=[logging.NullHandler()])
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("jobworker-cli: warning: %(message)s"))
+    logging.getLogger("jobworker").addHandler(handler)
 
 
 def connection_of(session: Session) -> Connection:

@@ -45,6 +45,16 @@ _UNREACHABLE: Final[tuple[tuple[str, str], ...]] = (
         "Handshake read failed (Endpoint closing)",
         "what listens there does not answer; check the port",
     ),
+    (
+        "Handshake read failed",
+        "it closed the connection before TLS began; check the port, and that it speaks TLS 1.3",
+    ),
+    (
+        "missing selected ALPN property",
+        "what listens there speaks TLS, but not gRPC; check the port",
+    ),
+    ("timed out", "it does not answer; check the URL, and whether a firewall is in between"),
+    ("Timeout occurred", "it does not answer; check the URL, and whether a firewall is in between"),
     # With TLS 1.3 the client is through before the server has looked at its certificate, and
     # grpcio does not tell of the alert: all there is to see is a connection that closes.
     (
@@ -56,7 +66,7 @@ _UNREACHABLE: Final[tuple[tuple[str, str], ...]] = (
         ),
     ),
 )
-_UNREACHABLE_ALIASES: Final = ("Connection reset by peer", "Broken pipe", "Handshake read failed")
+_UNREACHABLE_ALIASES: Final = ("Connection reset by peer", "Broken pipe")
 
 _SENTENCES: Final[dict[grpc.StatusCode, str]] = {
     grpc.StatusCode.UNAVAILABLE: "the connection to the server was lost: {details}",

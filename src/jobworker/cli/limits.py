@@ -56,7 +56,7 @@ def _rate(show: Callable[[int], str]) -> Callable[[int], str]:
 
 SIZE: Final = Kind("SIZE", units.parse_size, units.format_size)
 COUNT: Final = Kind("COUNT", units.parse_count, units.format_count)
-WEIGHT: Final = Kind("1…10000", units.parse_weight, str)
+WEIGHT: Final = Kind("1-10000", units.parse_weight, str)
 BURST: Final = Kind(
     "TIME", units.parse_burst, lambda us: units.format_duration(units.seconds_of_us(us))
 )

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     options_metavar="[FLAGS]",
     epilog="""\b
 Examples:
-  jobworker-cli output 3f2c9a1e-8f6b-4f0e-9d8f-2a4a5b6c7d8e > job.log
-  jobworker-cli output --tail 3f2c9a1e-8f6b-4f0e-9d8f-2a4a5b6c7d8e
+  jobworker-cli output "$JOB_ID" > job.log
+  jobworker-cli output --tail "$JOB_ID"
 """,
 )
 @click.option("--tail", "-f", is_flag=True, help="Tail the output of the job until it has ended.")

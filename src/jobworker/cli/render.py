@@ -69,7 +69,7 @@ def status_text(response: StatusResponse, now: float) -> str:
         ("user", _given(job.user)),
         ("directory", _given(job.working_directory)),
         ("variables", _given(", ".join(job.env_names))),
-        ("labels", [printable(f"{key}={value}") for key, value in sorted(job.labels.items())]),
+        ("labels", [f"{key}={value}" for key, value in sorted(job.labels.items())]),
         ("created", _moment(job, "created_at", now)),
         ("started", _moment(job, "started_at", now)),
         ("ended", _moment(job, "ended_at", now)),
@@ -80,10 +80,10 @@ def status_text(response: StatusResponse, now: float) -> str:
         ("limits", limits.describe(job.limits)),
         ("usage", _usage(job.usage)),
         ("output", [units.format_size(job.output_size)]),
-        ("warnings", [printable(warning) for warning in job.warnings]),
+        ("warnings", list(job.warnings)),
     ]
     return "\n".join(
-        f"{key if first else '':<10} {line}"
+        f"{key if first else '':<10} {printable(line)}"
         for key, lines in rows
         for first, line in zip([True, *[False] * len(lines)], lines, strict=False)
     )
@@ -113,7 +113,7 @@ def _word(enum: Any, number: int) -> str:
 
 
 def _given(text: str) -> list[str]:
-    return [printable(text)] if text else []
+    return [text] if text else []
 
 
 def _seconds(duration: Any) -> str:

@@ -31,7 +31,7 @@ STDIN_MAX: Final = 1024 * 1024
 
 _EPILOG: Final = """\b
 Everything after the command's name belongs to the command. No shell is
-involved: use sh -c '…' for pipes, redirection and variables.
+involved: use sh -c '...' for pipes, redirection and variables.
 
 \b
 Examples:

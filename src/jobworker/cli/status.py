@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     options_metavar="[FLAGS]",
     epilog="""\b
 Examples:
-  jobworker-cli status 3f2c9a1e-8f6b-4f0e-9d8f-2a4a5b6c7d8e
-  jobworker-cli status --format json 3f2c9a1e-8f6b-4f0e-9d8f-2a4a5b6c7d8e | jq .status
+  jobworker-cli status "$JOB_ID"
+  jobworker-cli status --format json "$JOB_ID" | jq -r .status.status
 """,
 )
 @format_option

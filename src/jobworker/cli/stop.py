@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     options_metavar="[FLAGS]",
     epilog="""\b
 Examples:
-  jobworker-cli stop 3f2c9a1e-8f6b-4f0e-9d8f-2a4a5b6c7d8e
-  jobworker-cli stop --grace 1m 3f2c9a1e-8f6b-4f0e-9d8f-2a4a5b6c7d8e
+  jobworker-cli stop "$JOB_ID"
+  jobworker-cli stop --grace 1m "$JOB_ID"
 """,
 )
 @option(

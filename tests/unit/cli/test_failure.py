@@ -54,6 +54,15 @@ NAME = "Custom verification check failed with error: UNAUTHENTICATED: Hostname V
             "UNAVAILABLE: ipv4:127.0.0.1:1: Handshake read failed (Endpoint closing)",
             "does not answer",
         ),
+        (
+            "UNAVAILABLE: ipv4:127.0.0.1:1: Handshake read failed (Socket closed)",
+            "check the port, and that it speaks TLS 1.3",
+        ),
+        (
+            "UNKNOWN: ipv4:127.0.0.1:1: Cannot check peer: missing selected ALPN property.",
+            "speaks TLS, but not gRPC",
+        ),
+        ("UNKNOWN: ipv4:192.0.2.1:1: connection attempt timed out", "a firewall"),
         ("something new", "something new"),
     ],
 )

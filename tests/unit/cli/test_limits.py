@@ -76,7 +76,7 @@ def test_flags_become_limits(flags, expected):
 
 @pytest.mark.parametrize("limit", limits.LIMITS, ids=lambda limit: limit.field)
 def test_every_limit_is_shown_by_the_name_of_its_flag(limit):
-    sample = {"COUNT": "7", "SIZE": "7K", "1…10000": "7", "TIME": "7ms", "CPUS": "1.5", "": None}
+    sample = {"COUNT": "7", "SIZE": "7K", "1-10000": "7", "TIME": "7ms", "CPUS": "1.5", "": None}
     value = sample[limit.kind.metavar.removeprefix("[DEVICE:]")]
     set_limits = read(limit.flag, *([value] if value else []))
     (line,) = limits.describe(set_limits)

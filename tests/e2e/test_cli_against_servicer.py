@@ -1,0 +1,419 @@
+"""The CLI as a process of its own, over mutual TLS, against a stand-in for the service."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import grpc
+import pytest
+import trustme
+
+import jobworker
+from jobworker.rpc.v1 import jobworker_pb2 as pb
+from jobworker.testing.servicer import RUNNING, Refusal, ScriptedService
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+OUTPUT = bytes(range(256)) * 12_289  # 3 MiB and a bit, no UTF-8
+
+
+class Result(NamedTuple):
+    status: int
+    stdout: bytes
+    stderr: str
+
+
+class Cli:
+    """Starts the program for a user of one server."""
+
+    def __init__(self, pki, url: str) -> None:
+        self.pki = pki
+        self.url = url
+        self.user = "user_alpha"
+        self.ca = pki.ca
+        self._running: list[asyncio.subprocess.Process] = []
+
+    async def start(self, *arguments: str, **options) -> asyncio.subprocess.Process:
+        environ = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(Path(jobworker.__file__).parent.parent),
+            "XDG_CONFIG_HOME": "/nonexistent",
+            "JOBWORKER_URL": self.url,
+            "JOBWORKER_CERT": str(self.pki.directory / f"{self.user}.crt"),
+            "JOBWORKER_KEY": str(self.pki.directory / f"{self.user}.key"),
+            "JOBWORKER_CA": str(self.ca),
+        }
+        pipes = dict.fromkeys(("stdout", "stderr"), asyncio.subprocess.PIPE)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "jobworker.cli", *arguments),
+            env=environ,
+            **{"stdin": asyncio.subprocess.DEVNULL, **pipes, **options},
+        )
+        self._running.append(process)
+        return process
+
+    async def __call__(self, *arguments: str, stdin: bytes | None = None, **options) -> Result:
+        if stdin is not None:
+            options["stdin"] = asyncio.subprocess.PIPE
+        process = await self.start(*arguments, **options)
+        return await finish(process, stdin)
+
+    async def close(self) -> None:
+        for process in self._running:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.communicate()
+
+
+async def finish(process: asyncio.subprocess.Process, stdin: bytes | None = None) -> Result:
+    stdout, stderr = await asyncio.wait_for(process.communicate(stdin), 60)
+    assert process.returncode is not None
+    message = (stderr or b"").decode()
+    assert "Traceback" not in message
+    return Result(process.returncode, stdout or b"", message)
+
+
+@pytest.fixture
+def service() -> ScriptedService:
+    return ScriptedService()
+
+
+@pytest.fixture
+async def listener(serve, service):
+    return await serve(service)
+
+
+@pytest.fixture
+async def cli(pki, listener) -> AsyncIterator[Cli]:
+    cli = Cli(pki, listener.url)
+    yield cli
+    await cli.close()
+
+
+@pytest.fixture
+def full() -> Iterator[int]:
+    """A descriptor to which nothing can be written (full(4))."""
+    fd = os.open("/dev/full", os.O_WRONLY)
+    yield fd
+    os.close(fd)
+
+
+# start
+
+
+async def test_start_prints_the_id_alone_and_warnings_beside_it(cli, service):
+    service.warnings = ["memory.high without memory.max"]
+    result = await cli("start", "--memory-high", "1G", "sleep", "60")
+    (job_id,) = service.jobs
+    assert result.stdout.decode() == f"{job_id}\n"
+    assert result.stderr == "jobworker-cli: warning: memory.high without memory.max\n"
+    assert result.status == 0
+
+
+async def test_start_sends_the_command_as_it_is(cli, service):
+    await cli("start", "sh", "-c", 'echo "$HOME"', "--", "--url", "")
+    (request,) = service.requests
+    assert request.command == pb.Command(name="sh", args=["-c", 'echo "$HOME"', "--", "--url", ""])
+
+
+async def test_start_sends_standard_input_only_when_told_to(cli, service):
+    await cli("start", "cat", stdin=b"kept")
+    await cli("start", "--stdin", "cat", stdin=b"se\0nt\xff")
+    assert [request.stdin for request in service.requests] == [b"", b"se\0nt\xff"]
+
+
+async def test_more_standard_input_than_a_request_carries_is_an_error(cli, service):
+    result = await cli("start", "--stdin", "cat", stdin=bytes(1024 * 1024 + 1))
+    assert result.status == 1
+    assert "longer than 1 MiB" in result.stderr
+    assert service.requests == []
+
+
+async def test_start_as_json(cli, service):
+    service.warnings = ["beware"]
+    result = await cli("start", "--format", "json", "--pids-max", "9", "true")
+    answer = json.loads(result.stdout)
+    assert answer["job_id"] in service.jobs
+    assert answer["status"]["status"] == "STATUS_RUNNING"
+    assert answer["limits"]["pids_max"] == 9
+    assert answer["warnings"] == ["beware"]
+
+
+async def test_a_refused_start_is_a_sentence(cli, service):
+    service.refusals["Start"] = [
+        Refusal(grpc.StatusCode.FAILED_PRECONDITION, "there is no command 'nope' in PATH")
+    ]
+    result = await cli("start", "nope", "a b")
+    assert result == Result(
+        1, b"", "jobworker-cli: cannot start nope 'a b': there is no command 'nope' in PATH\n"
+    )
+
+
+async def test_a_start_whose_answer_was_lost_can_be_asked_for_again(cli, service):
+    service.refusals["Start"] = [Refusal(grpc.StatusCode.UNAVAILABLE, "Socket closed")]
+    result = await cli("start", "true")
+    assert result.status == 1
+    assert f"--request-id {service.requests[0].request_id} finds it" in result.stderr
+
+
+async def test_the_same_request_id_finds_the_same_job(cli, service):
+    first = await cli("start", "--request-id", "x", "true")
+    second = await cli("start", "--request-id", "x", "true")
+    assert first.stdout == second.stdout
+    assert len(service.jobs) == 1
+
+
+async def test_an_id_that_cannot_be_written_is_not_lost(cli, service, full):
+    result = await cli("start", "true", stdout=full)
+    (job_id,) = service.jobs
+    assert result.status == 1
+    assert f"the job {job_id} was started" in result.stderr
+
+
+# stop and status
+
+
+async def test_stop_is_silent_and_sends_the_grace(cli, service):
+    job = service.add(status=RUNNING)
+    assert await cli("stop", "--grace", "1m30s", job.job.id) == Result(0, b"", "")
+    assert service.requests[-1].grace.ToMilliseconds() == 90_000
+    assert job.finished
+
+
+async def test_stop_as_json_says_which(cli, service):
+    job_id = service.add().job.id
+    result = await cli("--format", "json", "stop", job_id)
+    assert json.loads(result.stdout) == {"job_id": job_id}
+
+
+async def test_status_is_for_people_or_json(cli, service):
+    job_id = service.add(b"abc").job.id
+    text = await cli("status", job_id)
+    assert text.status == 0
+    assert "status     exited (0)\n" in text.stdout.decode()
+    assert "output     3 B\n" in text.stdout.decode()
+    result = await cli("status", "--format", "json", job_id)
+    assert json.loads(result.stdout)["job"]["id"] == job_id
+
+
+@pytest.mark.parametrize("command", ["stop", "status", "output"])
+async def test_an_unknown_job_is_a_sentence_and_status_1(cli, command):
+    result = await cli(command, "x")
+    assert result.status == 1
+    assert result.stdout == b""
+    assert result.stderr.startswith("jobworker-cli: cannot ")
+    assert result.stderr.endswith("job x: no job has the id x\n")
+
+
+async def test_the_flag_wins_over_the_variable(cli, service, pki):
+    job_id = service.add().job.id
+    url, cli.url = cli.url, "localhost:1"
+    assert (await cli("--url", f"https://{url}", "status", job_id)).status == 0
+
+
+# output
+
+
+async def test_output_is_byte_exact(cli, service):
+    job_id = service.add(OUTPUT).job.id
+    assert await cli("output", job_id) == Result(0, OUTPUT, "")
+    assert await cli("output", "--offset", "100", job_id) == Result(0, OUTPUT[100:], "")
+
+
+async def test_tail_writes_what_comes_until_the_job_has_ended(cli, service):
+    job = service.add(b"one\n", RUNNING)
+    process = await cli.start("output", "--tail", job.job.id)
+    assert await process.stdout.readexactly(4) == b"one\n"
+    await job.write(b"two\n")
+    assert await process.stdout.readexactly(4) == b"two\n"
+    await job.end()
+    assert await finish(process) == Result(0, b"", "")
+
+
+async def test_output_without_tail_of_a_running_job_ends(cli, service):
+    assert await cli("output", service.add(b"one", RUNNING).job.id) == Result(0, b"one", "")
+
+
+async def test_output_as_json_is_one_object_a_line(cli, service):
+    job_id = service.add(b"\xff\x00").job.id
+    lines = [
+        json.loads(line)
+        for line in (await cli("output", "--format=json", job_id)).stdout.splitlines()
+    ]
+    assert base64.b64decode(lines[0]["output"]) == b"\xff\x00"
+    assert lines[-1]["end"]["size"] == 2
+
+
+async def test_ctrl_c_detaches_and_says_how_to_go_on(cli, service):
+    job = service.add(b"one", RUNNING)
+    process = await cli.start("output", "-f", job.job.id)
+    await process.stdout.readexactly(3)
+    process.send_signal(signal.SIGINT)
+    result = await finish(process)
+    assert result.status == 130
+    assert f"jobworker-cli stop {job.job.id}" in result.stderr
+    assert f"jobworker-cli output --tail --offset 3 {job.job.id}" in result.stderr
+    assert not job.finished
+    await asyncio.wait_for(service.wait_for_followers(0), 10)
+
+
+async def test_ctrl_c_is_heard_while_nobody_reads_the_output(cli, service):
+    job_id = service.add(OUTPUT).job.id
+    process = await cli.start("output", job_id)
+    await process.stdout.readexactly(1)  # The pipe is full by now, or soon will be.
+    process.send_signal(signal.SIGINT)
+    assert (await finish(process)).status == 130
+
+
+async def test_a_reader_that_is_gone_ends_it_quietly_as_by_sigpipe(cli, service):
+    job_id = service.add(OUTPUT).job.id
+    reading, writing = os.pipe()
+    process = await cli.start("output", job_id, stdout=writing)
+    os.close(writing)
+    assert await asyncio.to_thread(os.read, reading, 1)
+    os.close(reading)
+    assert await finish(process) == Result(141, b"", "")
+
+
+async def test_a_pipe_that_is_non_blocking_gets_every_byte(cli, service):
+    job_id = service.add(OUTPUT).job.id
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+    process = await cli.start("output", job_id, stdout=writing.fileno())
+    writing.close()
+    received = bytearray()
+    reading.setblocking(False)
+    loop = asyncio.get_running_loop()
+    while data := await loop.sock_recv(reading, 100_000):
+        received += data
+    reading.close()
+    assert (await finish(process)).status == 0
+    assert received == OUTPUT
+
+
+async def test_a_full_disk_is_an_error(cli, service, full):
+    job_id = service.add(OUTPUT).job.id
+    result = await cli("output", job_id, stdout=full)
+    assert result.status == 1
+    assert (
+        result.stderr
+        == "jobworker-cli: cannot write the output: No space left on device (ENOSPC)\n"
+    )
+
+
+async def test_a_lost_connection_is_taken_up_again(cli, service, serve, listener):
+    job = service.add(b"one", RUNNING)
+    process = await cli.start("output", "--tail", job.job.id)
+    await process.stdout.readexactly(3)
+    await listener.stop()
+    await serve(service, port=listener.port)
+    await job.write(b"two")
+    await job.end()
+    assert await finish(process) == Result(0, b"two", "")
+
+
+async def test_output_that_has_a_gap_is_an_error_that_says_how_to_go_on(cli, service):
+    service.chunk = 1000
+    job_id = service.add(OUTPUT).job.id
+
+    def skip(message: pb.OutputResponse) -> pb.OutputResponse:
+        message.offset += message.offset >= 5000
+        return message
+
+    service.rewrite = skip
+    result = await cli("output", job_id)
+    assert result.status == 1
+    assert result.stdout == OUTPUT[:5000]
+    assert "--offset 5000 gets the rest" in result.stderr
+
+
+# Connections that do not come about: the words are grpcio's, the advice is ours
+
+
+async def advice(cli: Cli) -> str:
+    result = await cli("status", "x")
+    assert result.status == 1
+    assert result.stdout == b""
+    start = "jobworker-cli: cannot get the status of job x: cannot reach the server at "
+    assert result.stderr.startswith(start), result.stderr
+    assert result.stderr.count("\n") == 1, "one sentence, and no log of gRPC's"
+    return result.stderr
+
+
+async def test_nobody_listens(cli):
+    with socket.create_server(("localhost", 0)) as unused:
+        cli.url = f"localhost:{unused.getsockname()[1]}"
+    assert "connection refused" in await advice(cli)
+
+
+async def test_a_host_that_does_not_exist(cli):
+    cli.url = "nowhere.invalid"
+    assert "check the URL" in await advice(cli)
+
+
+async def test_an_authority_that_did_not_sign_the_servers_certificate(cli, tmp_path):
+    cli.ca = tmp_path / "other.crt"
+    trustme.CA().cert_pem.write_to_path(str(cli.ca))
+    result = await cli("status", "x")
+    assert result.status == 1
+    assert f"its certificate was not signed by the authority in {cli.ca}" in result.stderr
+
+
+async def test_a_key_that_everybody_can_read_is_a_warning(cli, service, pki):
+    _, key = pki.issue("careless")
+    key.chmod(0o644)
+    cli.user = "careless"
+    result = await cli("status", service.add().job.id)
+    assert result.status == 0
+    assert result.stderr.startswith("jobworker-cli: warning: ")
+    assert str(key) in result.stderr
+
+
+async def test_a_client_certificate_that_the_server_does_not_know(cli, pki, serve, tmp_path):
+    other = type(pki)(tmp_path)
+    other.issue("user_alpha")
+    cli.pki = other
+    cli.ca = combined(tmp_path / "both.crt", pki.ca, other.ca)
+    assert "does not accept the client certificate" in await advice(cli)
+
+
+async def test_a_server_certificate_for_another_name(cli, pki, serve, service):
+    pki.issue("elsewhere", "elsewhere.example")
+    cli.url = (await serve(service, certificate="elsewhere")).url
+    assert "not for the name in the URL" in await advice(cli)
+
+
+async def test_a_server_certificate_that_has_expired(cli, pki, serve, service):
+    pki.issue("expired", "localhost", expired=True)
+    cli.url = (await serve(service, certificate="expired")).url
+    assert "has expired" in await advice(cli)
+
+
+async def test_a_client_certificate_that_has_expired_is_found_here(cli, pki):
+    pki.issue("late", expired=True)
+    cli.user = "late"
+    result = await cli("status", "x")
+    assert result.status == 1
+    assert "late.crt" in result.stderr
+    assert "expired" in result.stderr
+
+
+async def test_a_server_without_tls(cli, serve, service):
+    cli.url = (await serve(service, tls=False)).url
+    assert "does not speak TLS" in await advice(cli)
+
+
+def combined(path: Path, *certificates: Path) -> Path:
+    path.write_bytes(b"".join(certificate.read_bytes() for certificate in certificates))
+    return path

@@ -1,0 +1,174 @@
+"""The program as a process, as far as no server is needed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jobworker
+from jobworker.cli.main import COMMANDS, CommandTable, cli
+
+GRPC_SLIPS_IN = "any(name.partition('.')[0] in ('grpc', 'google') for name in sys.modules)"
+
+
+def cli_run(*arguments: str | bytes, **settings) -> subprocess.CompletedProcess[bytes]:
+    environ = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(Path(jobworker.__file__).parent.parent),
+        "XDG_CONFIG_HOME": "/nonexistent",
+        **settings.pop("environ", {}),
+    }
+    command = [sys.executable, "-m", "jobworker.cli", *arguments]
+    return subprocess.run(
+        command, env=environ, check=False, **{"capture_output": True, "timeout": 30} | settings
+    )
+
+
+def test_the_version():
+    result = cli_run("--version")
+    assert result.returncode == 0
+    assert result.stdout.decode() == f"jobworker-cli {jobworker.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["help"], ["--help"], ["-h"]])
+def test_help_lists_the_commands_and_the_global_flags(arguments):
+    result = cli_run(*arguments)
+    assert result.returncode == 0
+    help_text = result.stdout.decode()
+    assert help_text.startswith("Usage: jobworker-cli [GLOBAL FLAGS] COMMAND [COMMAND FLAGS]\n")
+    for word in (*COMMANDS, "--url", "--cert", "--key", "--ca", "JOBWORKER_URL", "_COMPLETE"):
+        assert word in help_text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_is_the_same_either_way_and_fits_the_terminal(name):
+    asked, flag = cli_run("help", name), cli_run(name, "--help")
+    assert asked.returncode == flag.returncode == 0
+    assert asked.stdout == flag.stdout
+    assert max(len(line) for line in asked.stdout.decode().splitlines()) <= 80
+    assert b"\x1b" not in asked.stdout
+
+
+def test_the_list_of_commands_says_what_the_commands_say_of_themselves():
+    assert isinstance(cli, CommandTable)
+    with cli.make_context("jobworker-cli", ["help"]) as context:
+        for name, short_help in COMMANDS.items():
+            command = cli.get_command(context, name)
+            assert command is not None
+            assert command.get_short_help_str(limit=80) == short_help
+
+
+def test_no_command_is_wrong_usage_and_shows_the_help():
+    result = cli_run()
+    assert result.returncode == 2
+    assert result.stdout == b""
+    assert b"Commands:" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["nope"], "No such command 'nope'"),
+        (["help", "nope"], "there is no command 'nope'"),
+        (["--nope", "status", "x"], "--nope"),
+        (["status"], "JOB_ID"),
+        (["status", "a", "b"], "unexpected extra argument"),
+        (["status", "--format", "xml", "x"], "'xml'"),
+        (["output", "--offset", "-1", "x"], "not a number of bytes"),
+        (["stop", "--grace", "long", "x"], "1h30m"),
+        (["status", "x"], "--cert FILE, set JOBWORKER_CERT"),
+        (["--context", "lab", "status", "x"], "cannot use the context 'lab'"),
+        (["--cert=a", "--key=b", "--ca=c", "--url=http://x", "status", "x"], "'http://x'"),
+        ([b"status", b"caf\xe9"], r"'caf\udce9' is not UTF-8"),
+        ([b"start", b"cat", b"caf\xe9"], r"'caf\udce9' is not UTF-8"),
+    ],
+)
+def test_wrong_usage_is_a_sentence_and_status_2(arguments, hint):
+    result = cli_run(*arguments)
+    message = result.stderr.decode()
+    assert result.returncode == 2
+    assert message.startswith("jobworker-cli: ")
+    assert hint in message
+    assert "\nTry 'jobworker-cli" in message
+    assert "Traceback" not in message
+    assert result.stdout == b""
+
+
+def test_a_file_that_is_missing_is_named():
+    result = cli_run("--cert=/no/a.crt", "--key=/no/a.key", "--ca=/no/ca.crt", "status", "x")
+    assert result.returncode == 1
+    assert result.stderr.startswith(b"jobworker-cli: cannot read ")
+    assert b"/no/" in result.stderr
+
+
+def test_a_traceback_is_shown_to_those_who_ask_for_it():
+    result = cli_run("status", "x", environ={"JOBWORKER_DEBUG": "1"})
+    assert result.returncode == 2
+    assert b"Traceback (most recent call last)" in result.stderr
+    assert b"Traceback" not in cli_run("status", "x", environ={"JOBWORKER_DEBUG": "0"}).stderr
+
+
+def test_a_reader_of_the_help_that_is_gone_ends_it_quietly_as_by_sigpipe():
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        result = cli_run("help", capture_output=False, stdout=writing, stderr=subprocess.PIPE)
+    finally:
+        os.close(writing)
+    assert result.returncode == 141
+    assert result.stderr == b""
+
+
+def test_a_full_disk_is_an_error_even_for_the_help():
+    with Path("/dev/full").open("wb") as full:
+        result = cli_run("help", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert result.returncode == 1
+    assert b"No space left on device" in result.stderr
+    assert b"Traceback" not in result.stderr
+
+
+def test_a_closed_standard_output_is_an_error_before_anything_is_done():
+    command = f"exec {sys.executable} -m jobworker.cli help >&-"
+    environ = {"PYTHONPATH": str(Path(jobworker.__file__).parent.parent)}
+    result = subprocess.run(
+        ["sh", "-c", command], env=environ, capture_output=True, check=False, timeout=30
+    )
+    assert result.returncode == 1
+    assert b"standard output or standard error is closed" in result.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_for_every_shell(shell):
+    result = cli_run(environ={"_JOBWORKER_CLI_COMPLETE": f"{shell}_source"})
+    assert result.returncode == 0
+    assert b"_JOBWORKER_CLI_COMPLETE" in result.stdout
+
+
+def test_commands_are_completed():
+    result = cli_run(
+        environ={
+            "_JOBWORKER_CLI_COMPLETE": "bash_complete",
+            "COMP_WORDS": "jobworker-cli sta",
+            "COMP_CWORD": "1",
+        }
+    )
+    assert result.stdout.decode().split() == ["plain,start", "plain,status"]
+
+
+def test_help_loads_nothing_of_grpc():
+    program = f"import sys, jobworker.cli.main, jobworker.cli.help; sys.exit({GRPC_SLIPS_IN})"
+    environ = {"PYTHONPATH": str(Path(jobworker.__file__).parent.parent)}
+    assert subprocess.run([sys.executable, "-c", program], env=environ, check=False).returncode == 0
+
+
+def test_a_call_loads_no_cryptography_and_no_rich():
+    program = (
+        "import sys, jobworker.cli.status, jobworker.cli.start, jobworker.cli.output; "
+        "sys.exit(any(name in sys.modules for name in ('cryptography', 'rich', 'msgspec')))"
+    )
+    environ = {"PYTHONPATH": str(Path(jobworker.__file__).parent.parent)}
+    assert subprocess.run([sys.executable, "-c", program], env=environ, check=False).returncode == 0

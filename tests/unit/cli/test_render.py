@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import base64
+import json
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobworker.cli.render import status_line, status_text, to_json
+from jobworker.job.state import JobStatus, Reason, State
+from jobworker.rpc.v1 import jobworker_pb2 as pb
+
+NOON = 1_800_000_000  # 2027-01-15 08:00:00 UTC
+
+
+@pytest.fixture(autouse=True)
+def utc(monkeypatch):
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def job(**fields) -> pb.Job:
+    made = pb.Job(
+        id="id",
+        command=pb.Command(name="sh", args=["-c", "echo hi"]),
+        status=pb.StatusDetail(status=pb.STATUS_RUNNING, exit_code=-1),
+        owner="user_alpha",
+        **fields,
+    )
+    made.created_at.FromSeconds(NOON)
+    made.started_at.FromSeconds(NOON)
+    return made
+
+
+def shown(job: pb.Job, now: float = NOON + 90) -> dict[str, list[str]]:
+    """Read the aligned text back: key → lines."""
+    rows: dict[str, list[str]] = {}
+    key = ""
+    for line in status_text(pb.StatusResponse(status=job.status, job=job), now).splitlines():
+        key = line[:10].rstrip() or key
+        assert line[10] == " ", "every value begins in one column"
+        rows.setdefault(key, []).append(line[11:])
+    return rows
+
+
+def test_a_running_job():
+    assert shown(job(pid=42, output_size=1536)) == {
+        "job": ["id"],
+        "status": ["running"],
+        "command": ["sh -c 'echo hi'"],
+        "owner": ["user_alpha"],
+        "created": ["2027-01-15 08:00:00 UTC (1m ago)"],
+        "started": ["2027-01-15 08:00:00 UTC (1m ago)"],
+        "run time": ["1m30s so far"],
+        "pid": ["42"],
+        "output": ["1.5 KiB"],
+    }
+
+
+def test_a_finished_job_has_its_run_time_and_its_usage():
+    ended = job(
+        usage=pb.Usage(
+            cpu_user_us=1_500_000,
+            cpu_system_us=500_000,
+            memory_peak=12 * 2**20,
+            pids_peak=3,
+            io_read_bytes=0,
+            io_read_operations=0,
+            io_write_bytes=4096,
+            oom_kills=1,
+            cpu_pressure_us=1_000,
+        )
+    )
+    ended.ended_at.FromNanoseconds((NOON + 1) * 10**9 + 250_000_000)
+    rows = shown(ended)
+    assert rows["run time"] == ["1.25s"]
+    assert rows["usage"] == [
+        "2s CPU (1.5s user, 500ms system)",
+        "12 MiB memory at most",
+        "3 processes and threads at most",
+        "0 B read in 0 operations",
+        "4 KiB written",
+        "1 processes killed: out of memory",
+        "1ms waiting for CPU",
+    ]
+
+
+def test_what_the_kernel_did_not_report_is_not_shown_as_zero():
+    assert "usage" not in shown(job(usage=pb.Usage()))
+
+
+def test_what_was_asked_for_is_shown():
+    asked = job(
+        name="nightly",
+        user="nobody",
+        working_directory="/srv",
+        env_names=["A", "B"],
+        labels={"b": "2", "a": "1"},
+        limits=pb.Limits(memory_max=2**29),
+        warnings=["memory.high without memory.max"],
+        stop=pb.StopPolicy(signal=2),
+    )
+    asked.timeout.FromSeconds(5400)
+    asked.stop.grace.FromSeconds(30)
+    rows = shown(asked)
+    assert rows["name"] == ["nightly"]
+    assert rows["user"] == ["nobody"]
+    assert rows["directory"] == ["/srv"]
+    assert rows["variables"] == ["A, B"]
+    assert rows["labels"] == ["a=1", "b=2"]
+    assert rows["limits"] == ["memory-max 512 MiB"]
+    assert rows["warnings"] == ["memory.high without memory.max"]
+    assert rows["timeout"] == ["1h30m"]
+    assert rows["stop"] == ["SIGINT, then SIGKILL after 30s"]
+
+
+def test_what_a_job_is_called_cannot_move_the_cursor():
+    bad = "\x1b[2J\n"
+    hostile = job(
+        name=bad,
+        user=bad,
+        working_directory=bad,
+        env_names=[bad],
+        labels={bad: bad},
+        warnings=[bad],
+        limits=pb.Limits(io_max_rbps=[pb.DeviceLimit(device=bad, value=1)]),
+    )
+    hostile.id = hostile.owner = bad
+    hostile.command.args.append(bad)
+    hostile.status.message = bad
+    text = status_text(pb.StatusResponse(status=hostile.status, job=hostile), NOON)
+    assert all(line.isprintable() for line in text.splitlines())
+    assert "[2J" in text
+
+
+def test_a_clock_that_is_behind_shows_no_age_and_no_negative_time():
+    rows = shown(job(), now=NOON - 100)
+    assert rows["created"] == ["2027-01-15 08:00:00 UTC"]
+    assert rows["run time"] == ["0s so far"]
+
+
+@pytest.mark.parametrize(
+    ("detail", "line"),
+    [
+        (pb.StatusDetail(status=pb.STATUS_PENDING, exit_code=-1), "pending"),
+        (
+            pb.StatusDetail(status=pb.STATUS_EXITED, exit_code=3, reason=pb.REASON_EXITED),
+            "exited (3)",
+        ),
+        (pb.StatusDetail(status=pb.STATUS_EXITED), "exited (0)"),
+        (
+            pb.StatusDetail(
+                status=pb.STATUS_EXITED, exit_code=-1, signal=11, reason=pb.REASON_SIGNALED
+            ),
+            "exited (SIGSEGV)",
+        ),
+        (
+            pb.StatusDetail(
+                status=pb.STATUS_EXITED, exit_code=-1, signal=9, reason=pb.REASON_OUT_OF_MEMORY
+            ),
+            "exited (out of memory, SIGKILL)",
+        ),
+        (
+            pb.StatusDetail(status=pb.STATUS_EXITED, exit_code=1, reason=pb.REASON_OUT_OF_MEMORY),
+            "exited (out of memory, exit code 1)",
+        ),
+        (
+            pb.StatusDetail(
+                status=pb.STATUS_STOPPED, exit_code=-1, signal=15, reason=pb.REASON_TIMED_OUT
+            ),
+            "stopped (timed out, SIGTERM)",
+        ),
+        (
+            pb.StatusDetail(status=pb.STATUS_LOST, exit_code=-1, reason=pb.REASON_LOST),
+            "lost",
+        ),
+        (pb.StatusDetail(status=99, exit_code=-1), "unknown (99)"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_status_in_a_word_or_two(detail, line):
+    assert status_line(detail) == line
+
+
+@pytest.mark.parametrize("code", [0, 1, 255])
+def test_an_exit_is_said_as_the_library_says_it(code):
+    detail = pb.StatusDetail(status=pb.STATUS_EXITED, exit_code=code, reason=pb.REASON_EXITED)
+    library = JobStatus(State.EXITED, exit_code=code, reason=Reason.EXITED)
+    assert status_line(detail) == str(library)
+
+
+def test_json_has_the_names_and_the_structure_of_the_wire_contract():
+    response = pb.StatusResponse(status=pb.StatusDetail(status=pb.STATUS_EXITED), job=job())
+    response.job.timeout.FromMilliseconds(1500)
+    response.job.limits.memory_max = 2**64 - 1
+    response.job.labels["a"] = "1"
+    read = json.loads(to_json(response))
+    assert read["status"]["status"] == "STATUS_EXITED"
+    assert read["status"]["exit_code"] == 0, "a zero says something and must be there"
+    assert read["job"]["command"] == {"name": "sh", "args": ["-c", "echo hi"]}
+    assert read["job"]["created_at"] == "2027-01-15T08:00:00Z"
+    assert read["job"]["timeout"] == "1.500s"
+    assert read["job"]["limits"] == {
+        "memory": 0,
+        "cpus": 0.0,
+        "disk_write_bps": 0,
+        "disk_read_bps": 0,
+        "memory_max": 2**64 - 1,
+        "io_max_rbps": [],
+        "io_max_wbps": [],
+        "io_max_riops": [],
+        "io_max_wiops": [],
+    }
+    assert read["job"]["labels"] == {"a": "1"}
+    assert "ended_at" not in read["job"]
+    assert "usage" not in read["job"]
+
+
+def test_json_shows_enums_of_a_newer_server_by_number():
+    detail = pb.StatusDetail(status=99)  # type: ignore[arg-type]
+    assert json.loads(to_json(detail))["status"] == 99
+
+
+@given(st.binary(), st.integers(0, 2**64 - 1))
+def test_json_carries_bytes_as_base64(output, offset):
+    line = to_json(pb.OutputResponse(output=output, offset=offset), indent=None)
+    assert "\n" not in line
+    read = json.loads(line)
+    assert pb.OutputResponse(output=base64.b64decode(read["output"])).output == output
+    assert read["offset"] == offset
