@@ -166,7 +166,8 @@ class Service:
             account = await _look_up(spec.user)
             client = await self._client()
             cgroup = self.cgroups.create_cgroup(job.id, spec.limits)
-            job.publish(replace(job.record, limits=cgroup.limits()))
+            if spec.limits != cgroups.Limits():
+                job.publish(replace(job.record, limits=cgroup.limits()))
             launched = await self._hand_over(client, job, spec, cgroup, account)
             self._adopt(job, launched)
         except BaseException as error:
@@ -188,7 +189,7 @@ class Service:
         account: accounts.Account,
     ) -> shim.Launched:
         env = {**account.environment(), **spec.env, "JOBWORKER_JOB_ID": job.id}
-        own = account.uid == os.geteuid()
+        own = account.groups is None
         launch = shim.Launch(
             job_id=job.id,
             executables=executables(spec.command, env["PATH"]),
@@ -198,7 +199,7 @@ class Service:
             cgroup_path=str(cgroup.path),
             uid=None if own else account.uid,
             gid=None if own else account.gid,
-            groups=None if own else list(account.groups),
+            groups=None if account.groups is None else list(account.groups),
             timeout=spec.timeout,
             stop_signal=spec.stop.signal,
             stop_grace=spec.stop.grace,
