@@ -57,8 +57,7 @@ def test_the_cli_loads_no_code_of_the_server():
     server = (
         "jobworker.cgroups.service",
         "jobworker.daemon",
-        "jobworker.job.service",
-        "jobworker.job.store",
+        "jobworker.job",
         "jobworker.output",
         "jobworker.rpc.server",
         "jobworker.shim",
