@@ -209,7 +209,7 @@ async def test_too_long_an_argument_list_is_an_invalid_argument(
 
 
 async def test_missing_working_directory_is_named(host: Host, any_client: Client) -> None:
-    with pytest.raises(WorkingDirectoryUnusable, match="cannot enter .* /nowhere: No such file"):
+    with pytest.raises(WorkingDirectoryUnusable, match=r"cannot enter .* /nowhere: No such file"):
         await host.launch(any_client, "true", working_directory="/nowhere")
     await assert_nothing_is_left(host, any_client)
 
