@@ -149,7 +149,6 @@ class Supervisor:
             log(f"refused a connection of user {uid}")
             sock.close()
             return
-        self._expected = False
         connection = _Connection(Channel(sock))
         self._connections[connection.channel.fileno()] = connection
         self._loop.watch(
@@ -232,6 +231,7 @@ class Supervisor:
     def _hello(self, connection: _Connection, received: Received) -> dict[str, Any]:
         del received
         connection.greeted = True
+        self._expected = False
         return {
             "version": wire.VERSION,
             "pid": os.getpid(),

@@ -84,6 +84,8 @@ class Host:
         self._pidfds: list[int] = []
         self._clients: list[Client] = []
 
+    until = staticmethod(until)
+
     async def connect(self) -> Client:
         client = await Client.connect(self.run_dir, self._on_ended, self._on_disconnect)
         self._clients.append(client)
