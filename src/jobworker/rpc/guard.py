@@ -53,6 +53,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._audit = audit
         self._streams: set[asyncio.Task[Any]] = set()
         self._calls: set[asyncio.Task[Any]] = set()
+        self._sending: set[asyncio.Task[Any]] = set()
         self._closing = False
 
     async def intercept_service(
@@ -91,18 +92,25 @@ class Guard(grpc.aio.ServerInterceptor):
                 if hasattr(result, "__aiter__"):
                     async with aclosing(result):
                         async for message in result:
-                            await context.write(message)
+                            await self._send(context, message)
                 else:
                     await result
 
         return call
 
+    async def _send(self, context: Any, message: Any) -> None:
+        task = _current_task()
+        self._sending.add(task)
+        await context.write(message)
+        self._sending.discard(task)
+        if self._closing:
+            raise _shutting_down()
+
     @asynccontextmanager
     async def _admitted(
         self, method: str, context: Any, running: set[asyncio.Task[Any]]
     ) -> AsyncIterator[None]:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        task = _current_task()
         running.add(task)
         try:
             self._authorize(method, context)
@@ -110,7 +118,7 @@ class Guard(grpc.aio.ServerInterceptor):
         except JobWorkerError as error:
             await context.abort(status_code(error), str(error))
         except asyncio.CancelledError:
-            if not self._closing:
+            if not self._closing or task in self._sending:
                 raise
             closed = _shutting_down()
             await context.abort(status_code(closed), str(closed))
@@ -123,6 +131,7 @@ class Guard(grpc.aio.ServerInterceptor):
             )
         finally:
             running.discard(task)
+            self._sending.discard(task)
 
     def _authorize(self, method: str, context: Any) -> None:
         user = ""
@@ -143,16 +152,26 @@ class Guard(grpc.aio.ServerInterceptor):
         _caller.set(identity)
 
     async def close(self, patience: float) -> None:
-        """End the streams at once, and the other calls after `patience` seconds at the latest."""
+        """End the streams at once, and the other calls after `patience` seconds at the latest.
+
+        A stream whose message is on its way ends after it: gRPC takes no status for a call while
+        a write of it is pending. A client that does not read is cut off without one.
+        """
         self._closing = True
-        for task in list(self._streams):
+        for task in self._streams - self._sending:
             task.cancel()
-        if self._calls:
-            await asyncio.wait(list(self._calls), timeout=patience)
-        for task in list(self._calls):
-            task.cancel()
-        if left := [*self._calls, *self._streams]:
+        if running := self._calls | self._streams:
+            await asyncio.wait(running, timeout=patience)
+        if left := self._calls | self._streams:
+            for task in left:
+                task.cancel()
             await asyncio.wait(left, timeout=patience)
+
+
+def _current_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine runs in a task
+    return task
 
 
 def _shutting_down() -> ShuttingDown:

@@ -39,6 +39,8 @@ class Servicer(pb_grpc.JobWorkerServiceServicer):
 
     async def Output(self, request, context):
         try:
+            while request.job_id == "endless":
+                yield pb.OutputResponse(output=bytes(1 << 20))
             yield pb.OutputResponse(output=b"first")
             await asyncio.Event().wait()
         finally:
@@ -147,6 +149,28 @@ async def test_closing_ends_streams_with_unavailable(server):
         await asyncio.wait_for(server.servicer.output_ended.wait(), 5)
         with pytest.raises(Exception, match="shutting down"):
             await anext(stream)
+
+
+@pytest.mark.parametrize("messages", [1, 2, 5, 20])
+async def test_closing_ends_a_stream_in_the_middle_of_its_messages(server, messages):
+    async with server.client("user_alpha") as alpha:
+        call = alpha._stub.Output(pb.OutputRequest(job_id="endless"))
+        for _ in range(messages):
+            await call.read()
+        closing = asyncio.create_task(server.guard.close(5))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            while await call.read() is not grpc.aio.EOF:
+                pass
+        await closing
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_client_that_does_not_read_does_not_hold_up_closing(server):
+    async with server.client("user_alpha") as alpha:
+        call = alpha._stub.Output(pb.OutputRequest(job_id="endless"))
+        await call.read()
+        await server.guard.close(0.2)
+        await asyncio.wait_for(server.servicer.output_ended.wait(), 5)
 
 
 async def test_closing_ends_calls_that_wait_for_longer_than_the_patience(server):
