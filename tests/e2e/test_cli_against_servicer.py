@@ -109,6 +109,17 @@ def full() -> Iterator[int]:
     os.close(fd)
 
 
+async def waits_in(pid: int, function: str) -> None:
+    """Return when the kernel has put a process to sleep in `function` (proc(5), wchan)."""
+
+    def waits() -> bool:
+        return function in Path(f"/proc/{pid}/wchan").read_text(encoding="ascii")
+
+    async with asyncio.timeout(20):
+        while not waits():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.01)
+
+
 # start
 
 
@@ -270,10 +281,17 @@ async def test_ctrl_c_detaches_and_says_how_to_go_on(cli, service):
 
 async def test_ctrl_c_is_heard_while_nobody_reads_the_output(cli, service):
     job_id = service.add(OUTPUT).job.id
-    process = await cli.start("output", job_id)
-    await process.stdout.readexactly(1)  # The pipe is full by now, or soon will be.
+    reading, writing = os.pipe()
+    process = await cli.start("output", job_id, stdout=writing)
+    await waits_in(process.pid, "pipe_write")
     process.send_signal(signal.SIGINT)
-    assert (await finish(process)).status == 130
+    result = await finish(process)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        written = pipe.read()
+    assert result.status == 130
+    assert written == OUTPUT[: len(written)]
+    assert f"--offset {len(written)} " in result.stderr, "what was written of a message counts"
 
 
 async def test_a_reader_that_is_gone_ends_it_quietly_as_by_sigpipe(cli, service):
