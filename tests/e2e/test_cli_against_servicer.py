@@ -270,6 +270,7 @@ async def test_ctrl_c_detaches_and_says_how_to_go_on(cli, service):
     job = service.add(b"one", RUNNING)
     process = await cli.start("output", "-f", job.job.id)
     await process.stdout.readexactly(3)
+    await waits_in(process.pid, "ep_poll")
     process.send_signal(signal.SIGINT)
     result = await finish(process)
     assert result.status == 130
