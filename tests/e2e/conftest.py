@@ -146,18 +146,22 @@ class Server:
         self._config.touch()
         self.process = self._start()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        """Start the program and wait until it is ready."""
+    def command(self) -> list[str]:
+        """Return the command line of this server."""
         command = [sys.executable, "-m", "jobworker.daemon.main", "serve"]
         command += ["--config", str(self._config), "--listen", self.address]
         command += ["--cert", str(self.certs / "jobworker.crt")]
         command += ["--key", str(self.certs / "jobworker.key"), "--ca", str(self.certs / "ca.crt")]
         command += ["--log-dir", str(self.log_dir), "--state-dir", str(self.state_dir)]
         command += ["--run-dir", str(self.run_dir), "--cgroup-root", str(self.cgroup_root)]
+        return [*command, *self._options]
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        """Start the program and wait until it is ready."""
         with self.messages.open("ab") as messages:
             size = messages.tell()
             process = subprocess.Popen(
-                [*command, *self._options],
+                self.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=messages,
                 stderr=messages,
@@ -186,6 +190,11 @@ class Server:
     def jobs_cgroup(self) -> Path:
         """The directory that holds the cgroups of the jobs, by job id."""
         return self.cgroup_root / "jobworker"
+
+    def wait_for_end(self, job_id: str) -> None:
+        """Wait until the shim is through with a job; needs no server."""
+        cgroup = self.jobs_cgroup / job_id
+        wait_until(lambda: not cgroup.exists(), f"the cgroup of job {job_id} was removed")
 
     def kill(self) -> None:
         """End the server as a crash would (SIGKILL)."""

@@ -18,7 +18,7 @@ class Audit:
     """An append-only file of JSON lines; rotating it by renaming is noticed."""
 
     def __init__(self, handler: logging.Handler) -> None:
-        logger = logging.Logger("jobworker.audit")
+        logger = logging.Logger("jobworker.audit")  # noqa: LOG001 - this audit's own
         logger.addHandler(handler)
         self._handler = handler
         self._log = structlog.wrap_logger(
@@ -41,7 +41,9 @@ class Audit:
 
     def decision(self, *, allowed: bool, method: str, user: str, peer: str, why: str = "") -> None:
         """Record that a call was let in or refused."""
-        self._write("allowed" if allowed else "denied", method=method, user=user, peer=peer, why=why)
+        self._write(
+            "allowed" if allowed else "denied", method=method, user=user, peer=peer, why=why
+        )
 
     def change(self, event: str, *, job_id: str, **fields: Any) -> None:
         """Record that a job was started, stopped, or has ended."""

@@ -45,7 +45,7 @@ def server_credentials(certificate: Path, key: Path, ca: Path) -> grpc.ServerCre
     Raises ConfigError, naming the file and the problem, if they cannot be used now.
     """
     tls13.check()
-    reloader = _Reloader(CredentialFiles(certificate, key, ca))
+    reloader = Reloader(CredentialFiles(certificate, key, ca))
     return grpc.dynamic_ssl_server_credentials(
         reloader.configuration,
         reloader,  # type: ignore[arg-type]  # gRPC documents that it may return None: no change
@@ -74,7 +74,7 @@ def client_credentials(certificate: Path, key: Path, ca: Path) -> grpc.ChannelCr
     )
 
 
-class _Reloader:
+class Reloader:
     """The source of the server's certificates; gRPC calls it in its own threads, once a connection.
 
     A set of files that was refused is tried again with every connection, because time alone can
@@ -90,6 +90,7 @@ class _Reloader:
         self.configuration = self._load()
 
     def __call__(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return what is to be used from now on, or None if it is what was used before."""
         with self._lock:
             version = self._files.version()
             if version == self._version:

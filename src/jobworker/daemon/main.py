@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -96,6 +97,8 @@ def _read_config(context: click.Context, _option: click.Parameter, path: Path | 
 @click.pass_context
 def serve(context: click.Context, /, listen: str, audit_log: Path | None, **given: Any) -> None:
     """Serve until SIGTERM or Ctrl-C. Jobs go on running and are found again by the next start."""
+    # Every refused handshake is a line of gRPC's at its default verbosity.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from jobworker.daemon.serve import Settings
     from jobworker.daemon.serve import serve as run
 

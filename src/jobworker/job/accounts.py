@@ -12,12 +12,16 @@ from jobworker.job.spec import DEFAULT_PATH
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A user of the host. `groups` are all groups, the primary one included."""
+    """A user of the host.
+
+    `groups` are all groups, the primary one included; None for the user that this process runs as,
+    whose groups its children have anyway.
+    """
 
     name: str
     uid: int
     gid: int
-    groups: tuple[int, ...]
+    groups: tuple[int, ...] | None
     home: str
     shell: str
 
@@ -44,11 +48,12 @@ def look_up(user: str) -> Account:
         raise UserNotFound(
             f"cannot run the job as {user or os.geteuid()}: the host has no such user"
         ) from None
+    own = entry.pw_uid == os.geteuid()
     return Account(
         name=entry.pw_name,
         uid=entry.pw_uid,
         gid=entry.pw_gid,
-        groups=tuple(sorted(os.getgrouplist(entry.pw_name, entry.pw_gid))),
+        groups=None if own else tuple(sorted(os.getgrouplist(entry.pw_name, entry.pw_gid))),
         home=entry.pw_dir or "/",
         shell=entry.pw_shell or "/bin/sh",
     )

@@ -67,10 +67,11 @@ class Service:
         cgroup_root: Path = DEFAULT_CGROUP_ROOT,
         on_finished: Callable[[Job], None] = lambda _job: None,
     ) -> None:
-        self._log_dir = log_dir
-        self._state_dir = state_dir
-        self._run_dir = run_dir
-        self.cgroups = cgroups.Service(cgroup_root)
+        # Absolute: the shim has another working directory.
+        self._log_dir = log_dir.absolute()
+        self._state_dir = state_dir.absolute()
+        self._run_dir = run_dir.absolute()
+        self.cgroups = cgroups.Service(cgroup_root.absolute())
         self._on_finished = on_finished
         self._live: dict[str, Job] = {}
         self._starting: dict[str, asyncio.Task[Job]] = {}
@@ -165,7 +166,8 @@ class Service:
             account = await _look_up(spec.user)
             client = await self._client()
             cgroup = self.cgroups.create_cgroup(job.id, spec.limits)
-            job.publish(replace(job.record, limits=cgroup.limits()))
+            if spec.limits != cgroups.Limits():
+                job.publish(replace(job.record, limits=cgroup.limits()))
             launched = await self._hand_over(client, job, spec, cgroup, account)
             self._adopt(job, launched)
         except BaseException as error:
@@ -187,7 +189,7 @@ class Service:
         account: accounts.Account,
     ) -> shim.Launched:
         env = {**account.environment(), **spec.env, "JOBWORKER_JOB_ID": job.id}
-        own = account.uid == os.geteuid()
+        own = account.groups is None
         launch = shim.Launch(
             job_id=job.id,
             executables=executables(spec.command, env["PATH"]),
@@ -197,7 +199,7 @@ class Service:
             cgroup_path=str(cgroup.path),
             uid=None if own else account.uid,
             gid=None if own else account.gid,
-            groups=None if own else list(account.groups),
+            groups=None if account.groups is None else list(account.groups),
             timeout=spec.timeout,
             stop_signal=spec.stop.signal,
             stop_grace=spec.stop.grace,
@@ -231,7 +233,7 @@ class Service:
             process=Process(
                 boot_id=processes.boot_id(), pid=launched.pid, start_time=launched.start_time
             ),
-            started_at=time.time(),
+            started_at=launched.started_at,
         )
         self._store.update(record)
         job.publish(record)
@@ -304,7 +306,7 @@ class Service:
             replace(
                 job.record,
                 status=outcome.conclude(job.status.state, end),
-                started_at=job.record.started_at or end.started_at,
+                started_at=end.started_at,
                 ended_at=end.ended_at,
                 output_size=end.output_size,
                 usage=end.usage,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 OUTPUT_NAME: Final = "output"
-OUR_NAMES: Final = (OUTPUT_NAME, "exit.json", "exit.json.tmp")
+OUR_NAMES: Final = (OUTPUT_NAME, "exit.json", ".exit.json.new")
 """Every name that jobworker gives to a file in a job's directory: the output, the record of the
 job's end, and what that record is called until it is renamed into place."""
 

@@ -10,11 +10,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobworker.cgroups import CpuMax, DeviceLimit, Limits
 from jobworker.errors import InvalidArgument
-from jobworker.job import JobRecord, JobSpec, JobStatus, Reason, State, StopPolicy
+from jobworker.job.spec import JobSpec, StopPolicy
+from jobworker.job.state import JobStatus, Reason, State
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from jobworker.job.record import JobRecord
 
 STATUSES: Final[Mapping[State, pb.Status.ValueType]] = {
     State.PENDING: pb.STATUS_PENDING,

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 _caller: ContextVar[Identity] = ContextVar("caller")
 
-_KINDS: Final[Mapping[tuple[bool, bool], tuple[str, Callable[..., Any]]]] = {
+_KINDS: Final[Mapping[tuple[bool, bool], tuple[str, Callable[..., Handler]]]] = {
     (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
     (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
     (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),

@@ -31,11 +31,13 @@ _SIGKILL: Final = 9
 class Launched(NamedTuple):
     """The main process of a job. The caller owns `pidfd` and closes it.
 
-    `start_time` is field 22 of /proc/<pid>/stat: clock ticks since boot.
+    `start_time` is field 22 of /proc/<pid>/stat: clock ticks since boot. `started_at` is when
+    execve succeeded, in seconds since the epoch.
     """
 
     pid: int
     start_time: int
+    started_at: float
     pidfd: int
 
 
@@ -262,7 +264,9 @@ def _launched(received: Received) -> Launched:
         raise ResourceExhausted(f"cannot take the job's process from the shim: {problem}")
     (pidfd,) = received.fds
     result = received.message["ok"]
-    return Launched(int(result["pid"]), int(result["start_time"]), pidfd)
+    return Launched(
+        int(result["pid"]), int(result["start_time"]), float(result["started_at"]), pidfd
+    )
 
 
 def _close_all(fds: list[int]) -> None:

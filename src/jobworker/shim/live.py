@@ -78,7 +78,7 @@ class LiveJob:
         self._on_executed = on_executed
         self._on_ended = on_ended
         self._schedule = Schedule()
-        self._started_at = time.time()
+        self.started_at = time.time()
         self._started = time.monotonic()
         self._outcome: _Outcome | None = None
         loop.watch(self._status, select.EPOLLIN, self._on_status)
@@ -109,7 +109,7 @@ class LiveJob:
             core_dumped=outcome.code == os.CLD_DUMPED,
             stopped=self._schedule.stopped,
             timed_out=self._schedule.timed_out,
-            started_at=self._started_at,
+            started_at=self.started_at,
             ended_at=outcome.ended_at,
             runtime=outcome.ended - self._started,
             output_size=self._output_size(),
@@ -130,7 +130,7 @@ class LiveJob:
         os.close(self._status)
         if self.failure is None:
             self.executed = True
-            self._started_at = time.time()
+            self.started_at = time.time()
             self._started = time.monotonic()
             self._schedule.start(self._started, self._timeout)
             self._arm()

@@ -29,6 +29,7 @@ from jobworker.shim.supervisor import Supervisor
 _PATIENCE: Final = 5.0
 """Seconds that a shim which holds the lock may take until it listens, or until it is gone."""
 _PAUSE: Final = 0.02
+_JOB_DESCRIPTORS: Final = 1024
 
 
 def main() -> None:
@@ -97,12 +98,12 @@ def _serve(listening: Listener) -> None:
 def _raise_descriptor_limit() -> tuple[int, int]:
     """Raise the soft limit on descriptors to the hard one; return what jobs are to have.
 
-    The shim holds three for each job. Jobs keep the old limit: a soft limit above 1024 breaks
-    programs that use select(2).
+    The shim holds three for each job. Jobs get what systemd gives to services: a soft limit above
+    1024 breaks programs that use select(2), and those that need more raise it (systemd.exec(5)).
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return soft, hard
+    return min(_JOB_DESCRIPTORS, hard), hard
 
 
 def _boot_id() -> str:

@@ -149,7 +149,6 @@ class Supervisor:
             log(f"refused a connection of user {uid}")
             sock.close()
             return
-        self._expected = False
         connection = _Connection(Channel(sock))
         self._connections[connection.channel.fileno()] = connection
         self._loop.watch(
@@ -232,6 +231,7 @@ class Supervisor:
     def _hello(self, connection: _Connection, received: Received) -> dict[str, Any]:
         del received
         connection.greeted = True
+        self._expected = False
         return {
             "version": wire.VERSION,
             "pid": os.getpid(),
@@ -292,7 +292,7 @@ class Supervisor:
             self._tell_process(waiter, job)
 
     def _tell_process(self, waiter: _Waiter, job: LiveJob) -> None:
-        reply = {"pid": job.pid, "start_time": job.start_time}
+        reply = {"pid": job.pid, "start_time": job.start_time, "started_at": job.started_at}
         self._send(waiter.connection, {"id": waiter.request_id, "ok": reply}, job.pidfd)
 
     def _on_ended(self, job: LiveJob) -> None:

@@ -15,10 +15,10 @@ op          args                  fds with the request   ok (and its fds)
                                                          jobs), ended (records of jobs that have
                                                          ended but whose exit.json could not be
                                                          written yet)
-``launch``  see `Launch`          stdin, output, cgroup  pid, start_time (pidfd)
+``launch``  see `Launch`          stdin, output, cgroup  pid, start_time, started_at (pidfd)
                                   directory, job's log
                                   directory
-``attach``  job_id                none                   pid, start_time (pidfd)
+``attach``  job_id                none                   the same
 ``stop``    job_id, signal,       none                   nothing; the end follows as an event
             grace
 ==========  ====================  =====================  ==========================================
@@ -35,7 +35,7 @@ the same job.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Launch:
 
     def to_json(self) -> dict[str, Any]:
         """Return the request's arguments as a JSON object."""
-        return asdict(self)
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     @classmethod
     def from_json(cls, data: object) -> Launch:
@@ -234,7 +234,7 @@ class ExitRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON object."""
-        return asdict(self)
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     @classmethod
     def from_json(cls, data: object) -> ExitRecord:

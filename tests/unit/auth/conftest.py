@@ -18,7 +18,9 @@ NOW = datetime.now(UTC)
 
 
 class Maker:
-    """Makes certificates that `issue` would refuse to make."""
+    """Makes certificates that `issue` would not make; `valid` is relative to `now`."""
+
+    now = NOW
 
     def __init__(self) -> None:
         self.ca = issue.authority("test CA", issue.new_key(), NOW)

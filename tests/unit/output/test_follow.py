@@ -60,7 +60,7 @@ class TestEveryByte:
         assert await follower == bytes(i % 256 for i in range(3000))
 
     async def test_for_fifty_followers_who_join_at_any_moment(self, python, collect):
-        rng = random.Random(1)  # noqa: S311
+        rng = random.Random(1)
         job = await python(PIECE_BY_PIECE)
         followers = []
         for _ in range(50):
@@ -216,6 +216,33 @@ class TestFinalSize:
         job.final_size = 10
         assert await collect(job.follow()) == b"abcdef"
 
+    async def test_known_right_after_it_was_asked_for_ends_the_wait(self, python, collect):
+        job = await python(ECHO)
+
+        def final_size() -> int | None:
+            before, job.final_size = job.final_size, 0
+            job.watcher.wake(job.id)
+            return before
+
+        fd = output.open_for_reading(job.log_dir, job.id)
+        watch = job.watcher.watch(job.id, fd)
+        assert await collect(output.follow(fd, final_size=final_size, watch=watch)) == b""
+
+    async def test_once_known_covers_what_was_written_before(self, start, collect):
+        job = await start("printf", "first")
+        await job.process.wait()
+        asked = 0
+
+        def final_size() -> int | None:
+            nonlocal asked
+            asked += 1
+            return None if asked == 1 else job.path.write_bytes(b"first, last")
+
+        fd = output.open_for_reading(job.log_dir, job.id)
+        watch = job.watcher.watch(job.id, fd)
+        chunks = output.follow(fd, final_size=final_size, watch=watch)
+        assert await collect(chunks) == b"first, last"
+
 
 class TestTruncation:
     CODE = """
@@ -312,7 +339,7 @@ class TestLeaving:
         return job
 
     @pytest.fixture
-    async def nothing_left(self, watcher, open_fds, job):  # noqa: ARG002 - opens its descriptors
+    async def nothing_left(self, watcher, open_fds, job):
         watcher.watch("keep", fd := os.open("/dev/null", os.O_RDONLY))  # opens inotify
         before = open_fds()
 
@@ -356,9 +383,10 @@ class TestLeaving:
                 break
         nothing_left()
 
-    async def test_read_to_the_end(self, job, nothing_left, collect):
+    async def test_read_to_the_end(self, job, nothing_left):
         await job.finish()
-        await collect(job.follow())
+        chunks = job.follow()
+        assert [chunk.data async for chunk in chunks] == [b"hello"]
         nothing_left()
 
     async def test_ended_by_the_watcher(self, job, watcher, in_time, open_fds):
@@ -402,8 +430,9 @@ class TestLeaving:
             await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait([waiting])
-        assert os.fstat(chunks._fd).st_size == 5
+        kept = any(f" {job.path}" in line for line in open_fds())
         busy.set()
+        assert kept
         await blocker
         await until(lambda: not any(f" {job.path}" in line for line in open_fds()))
         assert len(open_fds()) <= before + 1  # inotify

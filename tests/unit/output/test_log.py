@@ -229,7 +229,7 @@ class TestRemove:
 
     def test_removes_all_that_jobworker_puts_there(self, log_dir, job_dir):
         (job_dir / "exit.json").touch()
-        (job_dir / "exit.json.tmp").touch()
+        (job_dir / ".exit.json.new").touch()
         output.remove(log_dir, JOB)
         assert not list(log_dir.iterdir())
 

@@ -1,0 +1,220 @@
+"""A real shim and real cgroups: needs root, and cgroup v2 in the kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import jobworker
+from jobworker.cgroups.cgroup import Cgroup
+from jobworker.shim import Client, ExitRecord, Launch, Launched, wire
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+PATIENCE = 20.0
+LIBRARY = str(Path(jobworker.__file__).parent.parent)
+PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition that has no event of its own."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture(scope="session")
+def cgroup_root() -> Iterator[Path]:
+    """A directory of our own in the host's cgroup v2 hierarchy, on a mount of our own."""
+    mount = Path(tempfile.mkdtemp(prefix="jobworker-test-"))
+    subprocess.run(["mount", "-t", "cgroup2", "none", mount], check=True)
+    root = mount / f"jobworker-test-{uuid.uuid4()}"
+    root.mkdir()
+    yield root
+    Cgroup(root).kill()
+    with contextlib.suppress(TimeoutError):
+        asyncio.run(until(lambda: not Cgroup(root).populated()))
+    Cgroup(root).remove()
+    subprocess.run(["umount", mount], check=True)
+    mount.rmdir()
+
+
+@dataclass
+class Job:
+    """What a server would keep of a job."""
+
+    id: str
+    directory: Path
+    cgroup: Cgroup
+    launched: Launched
+
+    @property
+    def output(self) -> bytes:
+        return (self.directory / "output").read_bytes()
+
+    def status(self) -> dict[str, str]:
+        """Return /proc/<pid>/status of the main process, which must be alive."""
+        lines = Path(f"/proc/{self.launched.pid}/status").read_text().splitlines()
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+class Host:
+    """A run directory with its shim, and a server's way to use it."""
+
+    def __init__(self, run_dir: Path, log_dir: Path, cgroup_root: Path) -> None:
+        self.run_dir = run_dir
+        self.log_dir = log_dir
+        self.cgroup_root = cgroup_root
+        self.records: dict[str, ExitRecord] = {}
+        self.disconnected = 0
+        self._pidfds: list[int] = []
+        self._clients: list[Client] = []
+
+    until = staticmethod(until)
+
+    async def connect(self) -> Client:
+        client = await Client.connect(self.run_dir, self._on_ended, self._on_disconnect)
+        self._clients.append(client)
+        return client
+
+    def start_shim(self, before: str = "", **options: Any) -> None:
+        """Start a shim as a client does, with the statement `before` executed first."""
+        program = f"import sys; sys.path.insert(0, {LIBRARY!r})\n{before}\n"
+        program += "from jobworker.shim.main import main; main()"
+        command = [sys.executable, "-I", "-S", "-c", program, str(self.run_dir)]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=PATIENCE, **options)
+
+    def signal_shim(self, signum: signal.Signals) -> None:
+        pidfd = os.pidfd_open(self.shim_pid())
+        signal.pidfd_send_signal(pidfd, signum)
+        os.close(pidfd)
+
+    def _on_ended(self, record: ExitRecord) -> None:
+        self.records[record.job_id] = record
+
+    def _on_disconnect(self) -> None:
+        self.disconnected += 1
+
+    async def launch(
+        self, client: Client, *argv: str, stdin: bytes = b"", job_id: str = "", **options: Any
+    ) -> Job:
+        job_id = job_id or str(uuid.uuid4())
+        directory = self.log_dir / job_id
+        directory.mkdir(exist_ok=True)
+        cgroup = Cgroup(self.cgroup_root / job_id)
+        Path(cgroup.path).mkdir(exist_ok=True)
+        options = {
+            "executables": [f"{each}/{argv[0]}" for each in PATH.split(":")]
+            if "/" not in argv[0]
+            else [argv[0]],
+            "env": {"PATH": PATH},
+            "working_directory": "/",
+            **options,
+        }
+        launch = Launch(job_id=job_id, argv=list(argv), cgroup_path=cgroup.path, **options)
+        with self.open_all(directory, cgroup, stdin) as fds:
+            launched = await client.launch(launch, **fds)
+        self._pidfds.append(launched.pidfd)
+        return Job(job_id, directory, cgroup, launched)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def open_all(directory: Path, cgroup: Cgroup, stdin: bytes) -> Iterator[dict[str, int]]:
+        """Open what travels with a launch."""
+        with tempfile.TemporaryFile() as file:
+            file.write(stdin)
+            file.seek(0)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            fds = {
+                "output": os.open(directory / "output", flags, 0o600),
+                "cgroup": cgroup.open(),
+                "job_dir": os.open(directory, os.O_RDONLY | os.O_DIRECTORY),
+            }
+            try:
+                yield {"stdin": file.fileno(), **fds}
+            finally:
+                for fd in fds.values():
+                    os.close(fd)
+
+    async def ended(self, job: Job) -> ExitRecord:
+        await until(lambda: job.id in self.records)
+        return self.records[job.id]
+
+    async def run(self, client: Client, *argv: str, **options: Any) -> tuple[Job, ExitRecord]:
+        job = await self.launch(client, *argv, **options)
+        return job, await self.ended(job)
+
+    def shim_pid(self) -> int:
+        lines = (self.run_dir / wire.LOG_NAME).read_text().splitlines()
+        return int([line for line in lines if line.endswith(" serves")][-1].split()[2])
+
+    def shim_descriptors(self) -> list[str]:
+        return sorted(
+            str(each.readlink()) for each in Path(f"/proc/{self.shim_pid()}/fd").iterdir()
+        )
+
+    def shim_is_gone(self) -> bool:
+        """Whether nobody holds the lock."""
+        path = self.run_dir / wire.LOCK_NAME
+        if not path.exists():
+            return True
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    async def close(self) -> None:
+        for client in self._clients:
+            await client.close()
+        for pidfd in self._pidfds:
+            os.close(pidfd)
+        for cgroup in self.cgroup_root.iterdir():
+            if cgroup.is_dir():
+                Cgroup(cgroup).kill()
+        await until(self.shim_is_gone)
+        for cgroup in self.cgroup_root.iterdir():
+            if cgroup.is_dir():
+                await until(lambda cgroup=cgroup: not Cgroup(cgroup).populated())
+                Cgroup(cgroup).remove()
+
+
+@pytest.fixture
+async def host(cgroup_root: Path) -> AsyncIterator[Host]:
+    """A run directory without a shim. Outside tmp_path, so that other users can reach it."""
+    base = Path(tempfile.mkdtemp(prefix="jobworker-test-"))
+    base.chmod(0o755)
+    for name in ("run", "log"):
+        (base / name).mkdir()
+    host = Host(base / "run", base / "log", cgroup_root)
+    yield host
+    await host.close()
+    shutil.rmtree(base)
+
+
+@pytest.fixture
+async def client(host: Host) -> Client:
+    return await host.connect()
+
+
+@pytest.fixture(params=["clone3", "fork"])
+async def any_client(request: pytest.FixtureRequest, host: Host) -> Client:
+    """A client of a shim whose kernel offers clone3, and of one whose kernel says ENOSYS."""
+    if request.param == "fork":
+        host.start_shim("import jobworker.shim.spawn as s; s._SYS_CLONE3 = 100_000")
+    return await host.connect()

@@ -1,0 +1,243 @@
+"""How jobs end, are stopped, run out of time, and what is written down of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from jobworker.errors import JobNotFound
+from jobworker.shim import read_exit_record
+
+if TYPE_CHECKING:
+    from conftest import Host
+
+    from jobworker.shim import Client
+
+STUBBORN_TREE = """
+trap '' TERM
+setsid sh -c 'trap "" TERM; setsid sleep 1000 & setsid sleep 1001 & sleep 1002' &
+echo ready
+sleep 1003
+sleep 1004
+"""
+
+
+LOOP = "echo ready; while :; do sleep 0.01; done"
+
+
+def cmdline(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+    except ProcessLookupError:
+        return [b""]
+
+
+async def test_exit_code_is_recorded(host: Host, any_client: Client) -> None:
+    job, record = await host.run(any_client, "sh", "-c", "exit 7")
+    assert (record.exit_code, record.signal) == (7, None)
+    assert (record.stopped, record.timed_out, record.core_dumped) == (False, False, False)
+    assert record.pid == job.launched.pid
+    assert record.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert record.started_at <= record.ended_at <= time.time()
+    assert read_exit_record(job.directory) == record
+
+
+async def test_signal_is_kept_apart_from_exit_codes(host: Host, any_client: Client) -> None:
+    _, killed = await host.run(any_client, "sh", "-c", "kill -KILL $$")
+    _, exited = await host.run(any_client, "sh", "-c", "exit 137")
+    assert (killed.exit_code, killed.signal) == (None, signal.SIGKILL)
+    assert (exited.exit_code, exited.signal) == (137, None)
+
+
+@pytest.mark.parametrize("limit", ["0", "unlimited"])
+async def test_core_dump_is_told_as_the_kernel_tells_it(
+    host: Host, client: Client, limit: str
+) -> None:
+    command = ["sh", "-c", f"ulimit -c {limit}; kill -SEGV $$"]
+    directory = str(host.log_dir)
+    reference = subprocess.Popen(command, cwd=directory)
+    _, status = os.waitpid(reference.pid, 0)
+    reference.returncode = status
+    _, record = await host.run(client, *command, working_directory=directory)
+    assert (record.signal, record.core_dumped) == (signal.SIGSEGV, os.WCOREDUMP(status))
+
+
+async def test_usage_has_the_cpu_time(host: Host, client: Client) -> None:
+    _, record = await host.run(
+        client, "sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"
+    )
+    assert record.usage["cpu_user_us"] + record.usage["cpu_system_us"] > 1000
+    assert record.runtime > 0
+
+
+async def test_end_is_told_after_the_record_is_written_and_the_cgroup_is_gone(
+    host: Host, client: Client
+) -> None:
+    seen: list[object] = []
+    job = await host.launch(client, "cat", "/etc/passwd")
+    client._on_ended = lambda record: seen.append(
+        (read_exit_record(job.directory) == record, Path(job.cgroup.path).exists())
+    )
+    await host.until(lambda: bool(seen))
+    assert seen == [(True, False)]
+
+
+async def test_daemon_left_behind_is_gone_before_the_end_is_told(
+    host: Host, any_client: Client
+) -> None:
+    job, record = await host.run(
+        any_client, "sh", "-c", "(setsid sh -c 'while :; do echo x; sleep 0.001; done' &) ; exit 3"
+    )
+    assert (record.exit_code, record.stopped) == (3, False)
+    assert not Path(job.cgroup.path).exists()
+    assert len(job.output) == record.output_size
+
+
+async def test_stop_takes_a_whole_tree_that_ignores_the_signal(
+    host: Host, any_client: Client
+) -> None:
+    job = await host.launch(any_client, "sh", "-c", STUBBORN_TREE)
+    sleeps = {b"1000", b"1001", b"1002", b"1003"}
+    await host.until(lambda: sleeps <= {cmdline(pid)[-1] for pid in job.cgroup.processes()})
+    pidfds = [os.pidfd_open(pid) for pid in job.cgroup.processes()]
+    await any_client.stop(job.id, grace=0.2)
+    record = await host.ended(job)
+    assert (record.signal, record.stopped, record.timed_out) == (signal.SIGKILL, True, False)
+    assert record.runtime >= 0.2
+    for pidfd in pidfds:
+        assert select.select([pidfd], [], [], 0)[0], "a process has outlived its job"
+        os.close(pidfd)
+
+
+async def test_stop_signal_reaches_the_foreground_child_of_a_shell(
+    host: Host, client: Client
+) -> None:
+    script = f"""trap 'echo shell' TERM; sh -c 'trap "echo child; exit" TERM; {LOOP}'; exit 8"""
+    job = await host.launch(client, "sh", "-c", script)
+    await host.until(lambda: b"ready" in job.output)
+    await client.stop(job.id, grace=1000)
+    record = await host.ended(job)
+    words = [word for word in job.output.split() if word != b"Terminated"]
+    assert words == [b"ready", b"child", b"shell"]
+    assert (record.exit_code, record.stopped) == (8, True)
+
+
+async def test_stop_can_use_another_signal(host: Host, client: Client) -> None:
+    job = await host.launch(client, "sh", "-c", f"trap 'exit 9' HUP; {LOOP}")
+    await host.until(lambda: b"ready" in job.output)
+    await client.stop(job.id, signal=signal.SIGHUP, grace=1000)
+    record = await host.ended(job)
+    assert (record.exit_code, record.stopped) == (9, True)
+
+
+async def test_stop_without_grace_kills_at_once(host: Host, client: Client) -> None:
+    job = await host.launch(client, "sh", "-c", f"trap 'echo heard' TERM; {LOOP}")
+    await host.until(lambda: b"ready" in job.output)
+    await client.stop(job.id, grace=0)
+    record = await host.ended(job)
+    assert (record.signal, record.stopped) == (signal.SIGKILL, True)
+    assert job.output == b"ready\n"
+
+
+async def test_second_stop_brings_the_kill_nearer(host: Host, client: Client) -> None:
+    job = await host.launch(client, "sh", "-c", STUBBORN_TREE)
+    await host.until(lambda: b"ready" in job.output)
+    await client.stop(job.id, grace=1000)
+    await client.stop(job.id, grace=0.05)
+    assert (await host.ended(job)).signal == signal.SIGKILL
+
+
+async def test_second_stop_does_not_put_the_kill_off(host: Host, client: Client) -> None:
+    job = await host.launch(client, "sh", "-c", STUBBORN_TREE)
+    await host.until(lambda: b"ready" in job.output)
+    await client.stop(job.id, grace=0.2)
+    await client.stop(job.id, grace=1000)
+    assert (await host.ended(job)).signal == signal.SIGKILL
+
+
+async def test_stop_of_a_job_that_has_ended_finds_no_job(host: Host, client: Client) -> None:
+    job, before = await host.run(client, "true")
+    with pytest.raises(JobNotFound):
+        await client.stop(job.id)
+    assert read_exit_record(job.directory) == before
+
+
+async def test_job_whose_time_is_up_is_stopped_with_its_own_signal(
+    host: Host, any_client: Client
+) -> None:
+    script = "trap 'echo asked; exit 4' USR1; while :; do sleep 0.01; done"
+    job, record = await host.run(
+        any_client, "sh", "-c", script, timeout=0.3, stop_signal=signal.SIGUSR1, stop_grace=1000.0
+    )
+    # The signal reaches the sleep too; the shell alone has a trap.
+    assert b"asked" in job.output
+    assert (record.exit_code, record.timed_out, record.stopped) == (4, True, False)
+    assert record.runtime >= 0.3
+
+
+async def test_job_that_ignores_the_end_of_its_time_is_killed(host: Host, client: Client) -> None:
+    _, record = await host.run(client, "sh", "-c", STUBBORN_TREE, timeout=0.1, stop_grace=0.1)
+    assert (record.signal, record.timed_out) == (signal.SIGKILL, True)
+    assert record.runtime >= 0.2
+
+
+async def test_job_that_ends_in_time_is_not_timed_out(host: Host, client: Client) -> None:
+    _, record = await host.run(client, "true", timeout=1000.0)
+    assert record.timed_out is False
+
+
+async def test_cgroup_that_cannot_be_removed_is_named_in_the_record(
+    host: Host, client: Client
+) -> None:
+    job = await host.launch(client, "sleep", "1000")
+    nested = Path(job.cgroup.path) / "nested"
+    nested.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", nested], check=True)
+    try:
+        await client.stop(job.id, grace=0)
+        record = await host.ended(job)
+    finally:
+        subprocess.run(["umount", nested], check=True)
+    assert "nested" in record.cgroup_error
+    assert read_exit_record(job.directory) == record
+
+
+async def test_end_that_cannot_be_written_is_told_kept_and_written_later(
+    host: Host, client: Client
+) -> None:
+    job = await host.launch(client, "sh", "-c", "exit 5", working_directory="/")
+    obstacle = job.directory / "exit.json"
+    other = await host.launch(client, "sleep", "1000")
+    (other.directory / "exit.json").mkdir()
+    await host.ended(job)
+    await client.stop(other.id, grace=0)
+    record = await host.ended(other)
+    assert record.stopped
+    assert obstacle.is_file()
+    await client.close()
+
+    host.records.clear()
+    await host.connect()
+    assert host.records == {other.id: record}
+
+    (other.directory / "exit.json").rmdir()
+    await host.until((other.directory / "exit.json").exists)
+    assert read_exit_record(other.directory) == record
+
+
+async def test_many_jobs_leave_no_descriptor_behind(host: Host, client: Client) -> None:
+    await host.run(client, "true")
+    before = host.shim_descriptors()
+    for batch in range(10):
+        jobs = [host.run(client, "sh", "-c", f"exit {batch}") for _ in range(20)]
+        records = [record for _, record in await asyncio.gather(*jobs)]
+        assert {record.exit_code for record in records} == {batch}
+    assert host.shim_descriptors() == before

@@ -1,0 +1,255 @@
+"""The server and the shim may be killed at any moment; jobs, output and ends outlive them."""
+
+import asyncio
+import os
+import re
+import signal
+import sqlite3
+from pathlib import Path
+
+import grpc
+import pytest
+
+from jobworker.rpc.v1 import jobworker_pb2 as pb
+
+COUNTING = "for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.1; done; exit 7"
+COUNTED = b"1\n2\n3\n4\n5\n6\n7\n8\n"
+
+
+def sh(script, **fields):
+    return pb.StartRequest(command=pb.Command(name="sh", args=["-c", script]), **fields)
+
+
+def shim_pid(running):
+    """The pid of the shim of a server, as the shim's log names it."""
+    return int(re.findall(rb"shim (\d+) serves", (running.run_dir / "shim.log").read_bytes())[-1])
+
+
+def kill_shim(running):
+    pidfd = os.pidfd_open(shim_pid(running))
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    os.close(pidfd)
+
+
+async def until(condition):
+    async with asyncio.timeout(20):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+async def end_of(client, job_id, begun=None):
+    """Follow to the end; `begun` is set when the stream has brought something."""
+    messages = []
+    async for message in client.output(job_id, tail=True):
+        messages.append(message)
+        if begun is not None:
+            begun.set()
+    return b"".join(m.output for m in messages), messages[-1].end
+
+
+async def follow(client, job_id):
+    """Return a task that follows, once its stream has brought something."""
+    begun = asyncio.Event()
+    following = asyncio.create_task(end_of(client, job_id, begun))
+    await asyncio.wait_for(begun.wait(), 20)
+    return following
+
+
+async def start_with_any_shim(client, request):
+    """Start a job; a shim that is just dying makes the server say UNAVAILABLE, and nothing else."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return (await client.start(request)).job_id
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+
+
+async def test_a_job_goes_on_while_the_server_is_killed_and_started(server):
+    running = server()
+    async with running.client() as client:
+        job_id = (await client.start(sh(COUNTING))).job_id
+        following = await follow(client, job_id)
+        for _ in range(2):
+            await asyncio.to_thread(running.kill)
+            await asyncio.to_thread(running.restart)
+        async with running.client() as another:
+            assert (await another.status(job_id)).status.status == pb.STATUS_RUNNING
+        content, end = await following
+        assert content == COUNTED
+        assert (end.status.exit_code, end.status.reason) == (7, pb.REASON_EXITED)
+
+
+async def test_an_end_that_no_server_saw_is_known_exactly(server):
+    running = server()
+    async with running.client() as client:
+        job_id = (await client.start(sh("sleep 0.2; echo last; exit 9"))).job_id
+        await asyncio.to_thread(running.kill)
+
+        async def recorded():
+            return (running.log_dir / job_id / "exit.json").exists()
+
+        await until(recorded)
+        await asyncio.to_thread(running.restart)
+        status = (await client.status(job_id)).status
+        assert (status.status, status.exit_code) == (pb.STATUS_EXITED, 9)
+        assert (await end_of(client, job_id))[0] == b"last\n"
+
+
+async def test_an_accepted_stop_is_carried_out_without_the_server(server):
+    running = server()
+    async with running.client() as client:
+        job_id = (
+            await client.start(sh("trap 'echo asked' TERM; while :; do sleep 0.05; done"))
+        ).job_id
+        stop = asyncio.create_task(client.stop(job_id, grace=0.5))
+
+        async def asked():
+            return b"asked" in (running.log_dir / job_id / "output").read_bytes()
+
+        await until(asked)
+        await asyncio.to_thread(running.kill)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stop
+
+        async def gone():
+            return not (running.jobs_cgroup / job_id).exists()
+
+        await until(gone)
+        await asyncio.to_thread(running.restart)
+        status = (await client.status(job_id)).status
+        assert (status.status, status.signal) == (pb.STATUS_STOPPED, 9)
+
+
+async def test_a_time_limit_is_kept_without_the_server(server):
+    running = server()
+    async with running.client() as client:
+        request = sh("sleep 1000")
+        request.timeout.FromMilliseconds(500)
+        job_id = (await client.start(request)).job_id
+        await asyncio.to_thread(running.kill)
+
+        async def gone():
+            return not (running.jobs_cgroup / job_id).exists()
+
+        await until(gone)
+        await asyncio.to_thread(running.restart)
+        assert (await client.status(job_id)).status.reason == pb.REASON_TIMED_OUT
+
+
+async def test_a_terminated_server_ends_streams_cleanly_and_leaves_jobs_running(server):
+    running = server()
+    async with running.client() as client:
+        job_id = (await client.start(sh(COUNTING))).job_id
+        following = await follow(client, job_id)
+        assert await asyncio.to_thread(running.terminate) == 0
+        await asyncio.to_thread(running.restart)
+        content, end = await following
+        assert (content, end.status.exit_code) == (COUNTED, 7)
+
+
+async def test_a_killed_shim_leaves_jobs_running_and_new_ones_can_start(server):
+    running = server()
+    async with running.client() as client:
+        orphan = (await client.start(sh("sleep 0.7; echo orphan"))).job_id
+        kill_shim(running)
+        other = await start_with_any_shim(client, sh("echo other"))
+        assert (await end_of(client, other))[1].status.exit_code == 0
+        content, end = await end_of(client, orphan)
+        assert content == b"orphan\n"
+        assert (end.status.status, end.status.exit_code) == (pb.STATUS_LOST, -1)
+        assert "shim" in end.status.message
+        assert not (running.jobs_cgroup / orphan).exists()
+
+
+async def test_an_orphan_can_be_stopped_with_all_it_has_started(server):
+    running = server()
+    async with running.client() as client:
+        job_id = (await client.start(sh("trap '' TERM; setsid -f sleep 1000; sleep 1000"))).job_id
+        kill_shim(running)
+        await client.stop(job_id, grace=0.1)
+        status = (await client.status(job_id)).status
+        assert (status.status, status.reason) == (pb.STATUS_STOPPED, pb.REASON_STOPPED)
+        assert not (running.jobs_cgroup / job_id).exists()
+
+
+async def test_when_both_are_killed_the_job_goes_on_and_is_found(server):
+    running = server()
+    async with running.client() as client:
+        job_id = (await client.start(sh("echo one; sleep 1; echo two"))).job_id
+        await asyncio.to_thread(running.kill)
+        kill_shim(running)
+        await asyncio.to_thread(running.restart)
+        assert (await client.status(job_id)).status.status == pb.STATUS_RUNNING
+        content, end = await end_of(client, job_id)
+        assert (content, end.status.status) == (b"one\ntwo\n", pb.STATUS_LOST)
+
+
+async def test_a_job_that_ended_while_both_were_dead_is_lost_with_the_reason(server):
+    running = server()
+    async with running.client() as client:
+        job_id = (await client.start(sh("sleep 0.2; setsid -f sleep 1000"))).job_id
+        pid = (await client.status(job_id)).job.pid
+        await asyncio.to_thread(running.kill)
+        kill_shim(running)
+
+        async def gone():
+            stat = Path(f"/proc/{pid}/stat")
+            return not stat.exists() or ") Z" in stat.read_text()
+
+        await until(gone)
+        await asyncio.to_thread(running.restart)
+
+        async def lost():
+            return (await client.status(job_id)).status.status == pb.STATUS_LOST
+
+        await until(lost)
+        assert not (running.jobs_cgroup / job_id).exists()
+
+
+async def test_nothing_of_a_restarted_host_is_signalled(server):
+    """The registry says another boot id: the pid in it belongs to somebody else."""
+    running = server()
+    async with running.client() as client:
+        job_id = (await client.start(sh("sleep 1000"))).job_id
+        await asyncio.to_thread(running.kill)
+        kill_shim(running)
+        (running.jobs_cgroup / job_id / "cgroup.kill").write_text("1")
+        bystander = await asyncio.create_subprocess_exec("sleep", "1000")
+        with sqlite3.connect(running.state_dir / "jobs.db") as registry:
+            registry.execute("UPDATE jobs SET boot_id = 'another', pid = ?", (bystander.pid,))
+        registry.close()
+        await asyncio.to_thread(running.restart)
+
+        async def lost():
+            return (await client.status(job_id)).status.status == pb.STATUS_LOST
+
+        await until(lost)
+        assert "restarted" in (await client.status(job_id)).status.message
+        assert bystander.returncode is None
+        bystander.kill()
+        await bystander.wait()
+
+
+async def test_an_unfinished_start_of_a_killed_server_leaves_nothing(server):
+    """A pending record whose job no shim knows: its client never got an id."""
+    running = server()
+    async with running.client() as client:
+        job_id = (await client.start(sh("true"))).job_id
+        await end_of(client, job_id)
+        await asyncio.to_thread(running.kill)
+        with sqlite3.connect(running.state_dir / "jobs.db") as registry:
+            registry.execute(
+                "UPDATE jobs SET state = 'pending', output_size = NULL, reason = NULL, "
+                "boot_id = NULL, pid = NULL, start_time = NULL, exit_code = NULL"
+            )
+        registry.close()
+        (running.log_dir / job_id / "exit.json").unlink()
+        (running.jobs_cgroup / job_id).mkdir()
+        await asyncio.to_thread(running.restart)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.status(job_id)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        assert list(running.log_dir.iterdir()) == []
+        assert not (running.jobs_cgroup / job_id).exists()

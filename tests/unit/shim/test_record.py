@@ -1,0 +1,84 @@
+"""exit.json."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from jobworker.shim.record import ExitRecordCorrupt, read_exit_record, write_exit_record
+from jobworker.shim.wire import ExitRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+RECORD = ExitRecord(
+    job_id="a", boot_id="b", pid=7, exit_code=3, started_at=1, ended_at=2, runtime=1, output_size=0
+)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[int]:
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    yield fd
+    os.close(fd)
+
+
+def test_record_is_read_back_by_path_and_by_descriptor(tmp_path: Path, directory: int) -> None:
+    write_exit_record(directory, RECORD)
+    assert read_exit_record(tmp_path) == read_exit_record(directory) == RECORD
+
+
+def test_only_the_record_is_left_and_only_its_owner_can_read_it(
+    tmp_path: Path, directory: int
+) -> None:
+    write_exit_record(directory, RECORD)
+    (file,) = tmp_path.iterdir()
+    assert (file.name, file.stat().st_mode & 0o777) == ("exit.json", 0o600)
+
+
+def test_record_is_replaced_even_where_an_attempt_was_broken_off(
+    tmp_path: Path, directory: int
+) -> None:
+    (tmp_path / ".exit.json.new").write_text("half")
+    write_exit_record(directory, RECORD)
+    later = ExitRecord(**{**RECORD.to_json(), "cgroup_error": "busy"})
+    write_exit_record(directory, later)
+    assert read_exit_record(directory) == later
+
+
+def test_record_is_never_written_through_a_link(tmp_path: Path, directory: int) -> None:
+    target = tmp_path / "target"
+    target.write_text("precious")
+    (tmp_path / "exit.json").symlink_to(target)
+    (tmp_path / ".exit.json.new").symlink_to(target)
+    write_exit_record(directory, RECORD)
+    assert target.read_text() == "precious"
+    assert not (tmp_path / "exit.json").is_symlink()
+
+
+def test_record_is_never_read_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("{}")
+    (tmp_path / "exit.json").symlink_to(tmp_path / "target")
+    with pytest.raises(OSError, match=r"exit\.json"):
+        read_exit_record(tmp_path)
+
+
+def test_write_that_fails_leaves_nothing_behind(tmp_path: Path, directory: int) -> None:
+    (tmp_path / "exit.json").mkdir()
+    with pytest.raises(OSError, match=r"exit\.json"):
+        write_exit_record(directory, RECORD)
+    assert [each.name for each in tmp_path.iterdir()] == ["exit.json"]
+
+
+def test_job_without_a_record_has_none(tmp_path: Path) -> None:
+    assert read_exit_record(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"job_id": "a"}', "\0" * 10])
+def test_corrupt_record_is_said_to_be_corrupt(tmp_path: Path, text: str) -> None:
+    (tmp_path / "exit.json").write_text(text)
+    with pytest.raises(ExitRecordCorrupt, match="cannot tell how the job ended"):
+        read_exit_record(tmp_path)

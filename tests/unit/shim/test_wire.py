@@ -1,0 +1,156 @@
+"""Messages between server and shim."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobworker.shim import wire
+from jobworker.shim.wire import Decoder, ExitRecord, Launch
+
+LAUNCH = {
+    "job_id": "a",
+    "executables": ["/bin/true"],
+    "argv": ["true"],
+    "env": {"A": "1"},
+    "working_directory": "/",
+    "cgroup_path": "/cgroup2/jobworker/a",
+}
+RECORD = {
+    "job_id": "a",
+    "boot_id": "b",
+    "pid": 7,
+    "exit_code": 0,
+    "started_at": 1.5,
+    "ended_at": 2,
+    "runtime": 0.5,
+    "output_size": 3,
+}
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda children: (
+        st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+def test_launch_survives_the_wire() -> None:
+    launch = Launch(**LAUNCH, uid=1, gid=2, groups=[3], timeout=1.5)  # type: ignore[arg-type]
+    assert Launch.from_json(json.loads(json.dumps(launch.to_json()))) == launch
+
+
+def test_launch_ignores_what_a_newer_server_adds() -> None:
+    assert Launch.from_json({**LAUNCH, "colour": "red"}) == Launch.from_json(LAUNCH)
+
+
+@pytest.mark.parametrize("name", LAUNCH)
+def test_launch_needs_each_key(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        Launch.from_json({key: value for key, value in LAUNCH.items() if key != name})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("job_id", ""),
+        ("job_id", 1),
+        ("executables", []),
+        ("executables", "true"),
+        ("argv", []),
+        ("argv", ["a\0b"]),
+        ("argv", ["\ud800"]),
+        ("argv", [1]),
+        ("env", {"A=B": "1"}),
+        ("env", {"": "1"}),
+        ("env", {"A": "\0"}),
+        ("env", {"A": None}),
+        ("working_directory", "tmp"),
+        ("cgroup_path", "jobworker/a"),
+        ("stop_signal", 0),
+        ("stop_signal", 65),
+        ("stop_signal", True),
+        ("stop_grace", -1),
+        ("stop_grace", float("nan")),
+        ("stop_grace", float("inf")),
+        ("timeout", "1"),
+        ("uid", -1),
+        ("uid", 2**32 - 1),
+        ("groups", [0, "x"]),
+    ],
+)
+def test_launch_that_cannot_be_right_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        Launch.from_json({**LAUNCH, name: value})
+
+
+@given(JSON_VALUES, st.sampled_from([each.name for each in fields(Launch)]))
+def test_launch_of_any_json_is_read_or_refused(value: object, name: str) -> None:
+    for data in (value, {**LAUNCH, name: value}):
+        try:
+            launch = Launch.from_json(data)
+        except ValueError:
+            continue
+        assert Launch.from_json(launch.to_json()) == launch
+
+
+def test_bytes_that_are_not_utf8_reach_the_command_unchanged() -> None:
+    raw = b"caf\xe9 \xc3\xa9"
+    text = raw.decode("utf-8", "surrogateescape")
+    sent = wire.decode(wire.encode({"text": text})[wire.HEADER_SIZE :])
+    assert wire.encode_text(sent["text"]) == raw
+
+
+def test_record_survives_the_wire() -> None:
+    record = ExitRecord.from_json({**RECORD, "usage": {"oom_kills": 1}, "later": 1})
+    assert ExitRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"exit_code": None}, {"signal": 9}, {"pid": "7"}, {"usage": {"a": 1.5}}, {"runtime": -1}],
+)
+def test_malformed_record_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        ExitRecord.from_json({**RECORD, **change})
+
+
+@given(st.lists(st.dictionaries(st.text(), st.integers() | st.text())), st.data())
+def test_decoder_finds_messages_however_the_stream_is_cut(
+    messages: list[dict[str, object]], data: st.DataObject
+) -> None:
+    stream = b"".join(map(wire.encode, messages))
+    decoder = Decoder()
+    found = []
+    while stream:
+        size = data.draw(st.integers(1, len(stream)))
+        decoder.feed(stream[:size])
+        stream = stream[size:]
+        while (message := decoder.next()) is not None:
+            found.append(message)
+    assert found == messages
+    assert not decoder.partial
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"1", b"\xff", b"[" * 100_000])
+def test_what_is_not_a_json_object_is_refused(body: bytes) -> None:
+    decoder = Decoder()
+    decoder.feed(len(body).to_bytes(4, "big") + body)
+    with pytest.raises(ValueError, match=r".+"):
+        decoder.next()
+
+
+def test_oversized_message_is_refused_before_it_has_arrived() -> None:
+    decoder = Decoder()
+    decoder.feed((wire.MAX_MESSAGE + 1).to_bytes(4, "big"))
+    with pytest.raises(ValueError, match=str(wire.MAX_MESSAGE)):
+        decoder.next()
+
+
+def test_oversized_message_is_not_sent() -> None:
+    with pytest.raises(ValueError, match=str(wire.MAX_MESSAGE)):
+        wire.encode({"text": "x" * wire.MAX_MESSAGE})
