@@ -178,6 +178,6 @@ def _usage(usage: Usage) -> list[str]:
     if usage.oom_kills:
         lines.append(f"{usage.oom_kills} processes killed: out of memory")
     for what, name in (("cpu", "CPU"), ("memory", "memory"), ("io", "I/O")):
-        if there(f"{what}_pressure_us"):
+        if getattr(usage, f"{what}_pressure_us"):
             lines.append(f"{time_of(f'{what}_pressure_us')} waiting for {name}")
     return lines

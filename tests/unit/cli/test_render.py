@@ -74,6 +74,7 @@ def test_a_finished_job_has_its_run_time_and_its_usage():
             io_write_bytes=4096,
             oom_kills=1,
             cpu_pressure_us=1_000,
+            memory_pressure_us=0,
         )
     )
     ended.ended_at.FromNanoseconds((NOON + 1) * 10**9 + 250_000_000)
