@@ -246,8 +246,10 @@ class Cgroup:
             poller = select.poll()
             poller.register(events, select.POLLPRI)
             self._freeze()
-            while self.populated(events) and time.monotonic() < deadline:
+            while self.populated(events):
                 self._signal_members(self.processes(), _SIGKILL)
+                if time.monotonic() >= deadline:
+                    break
                 poller.poll(10)
         finally:
             os.close(events)

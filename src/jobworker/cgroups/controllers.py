@@ -67,7 +67,9 @@ def diagnose(
     )
     subsystem = subsystems.get(v1_name)
     if name in tree.offered:
-        refusal = (tree.refusals or {}).get(name, "nobody has enabled it yet")
+        refusal = (tree.refusals or {}).get(
+            name, "it is missing in the cgroup.subtree_control of their directory"
+        )
         reason = f"the {name} controller is not enabled for jobs: {refusal}"
     elif bound_at or (subsystem is not None and subsystem.hierarchy):
         place = f"at {bound_at}" if bound_at else "in a hierarchy that is not mounted here"
@@ -88,3 +90,14 @@ def diagnose(
     else:
         reason = f"this kernel has no {name} controller for cgroup v2"
     return Controller(name, available=False, bound_at=bound_at, reason=reason)
+
+
+def unbound(subsystems: Mapping[str, Subsystem]) -> frozenset[str]:
+    """Return the controllers that no cgroup v1 holds, so that cgroup v2 could have them."""
+    return frozenset(
+        name
+        for name in CONTROLLERS
+        if (subsystem := subsystems.get(_V1_NAMES.get(name, name))) is not None
+        and subsystem.enabled
+        and not subsystem.hierarchy
+    )

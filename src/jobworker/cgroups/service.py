@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from jobworker.cgroups import parse
 from jobworker.cgroups.cgroup import Cgroup
-from jobworker.cgroups.controllers import CONTROLLERS, Controller, Hierarchy, diagnose
+from jobworker.cgroups.controllers import CONTROLLERS, Controller, Hierarchy, diagnose, unbound
 from jobworker.cgroups.devices import Devices
 from jobworker.cgroups.files import GONE, Files
 from jobworker.cgroups.limits import Limits, Setting, holds, row_of, settings
@@ -27,7 +27,9 @@ from jobworker.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from jobworker.cgroups.mounts import Mount, Subsystem
 
 NO_LIMITS: Final = Limits()
 DIRECTORY: Final = "jobworker"
@@ -73,7 +75,7 @@ class Service:
             pass
         except OSError as error:
             raise CgroupUnavailable(
-                f"cannot create the cgroup {directory}: {error.strerror}; run the server as root, "
+                f"cannot create the cgroup {directory}: {_problem(error)}; run the server as root, "
                 "or give it a cgroup root that belongs to its user (--cgroup-root)"
             ) from error
         self._refusals = {}
@@ -147,17 +149,18 @@ class Service:
             self._unmount()
 
     def controllers(self) -> dict[str, Controller]:
-        """Return the state of every controller that limits need, by name.
+        """Return the state of every controller that limits need, by name; changes nothing.
 
-        Works before `setup`, too; then a controller that setup could enable has the reason that
-        nobody has enabled it yet.
+        Before `setup`, it is the state that setup would bring about if the kernel refuses nothing.
         """
         mounts = self._mounts.table()
         subsystems = self._mounts.subsystems()
+        offered = self._offered(mounts, subsystems)
+        is_set_up = self._files.exists(f"{self.directory}/cgroup.subtree_control")
         tree = Hierarchy(
             root=str(self.root),
-            enabled=self._enabled(),
-            offered=self._offered(),
+            enabled=self._enabled() if is_set_up else offered,
+            offered=offered,
             refusals=self._refusals,
             # The root of a hierarchy is the only cgroup that has no type.
             partial=self._files.exists(f"{self.root}/cgroup.type"),
@@ -192,7 +195,7 @@ class Service:
             self._mounts.make_directory(root)
         except OSError as error:
             raise CgroupUnavailable(
-                f"cannot create {root} to mount cgroup2 at: {error.strerror}"
+                f"cannot create {root} to mount cgroup2 at: {_problem(error)}"
             ) from error
         self._made_root = True
 
@@ -226,25 +229,35 @@ class Service:
             try:
                 self._files.write(f"{path}/cgroup.subtree_control", f"+{name}")
             except OSError as error:
-                self._refusals[name] = self._why_refused(path, error)
+                self._refusals[name] = self._why_refused(path, name, error)
 
-    def _why_refused(self, path: str, error: OSError) -> str:
-        reason = str(error)
+    def _why_refused(self, path: str, name: str, error: OSError) -> str:
+        reason = f"the kernel refused '+{name}' in {path}/cgroup.subtree_control: {_problem(error)}"
+        members = []
         if error.errno == errno.EBUSY:
             members = self._files.read(f"{path}/cgroup.procs").split()
-            if members:
-                # cgroup-v2.rst, "No Internal Process Constraint"
-                reason += (
-                    f"; processes are in that cgroup itself ({', '.join(members[:10])}): "
-                    "move them into a cgroup of their own below it"
-                )
+        if members:
+            # cgroup-v2.rst, "No Internal Process Constraint"
+            reason += (
+                f"; processes are in that cgroup itself ({', '.join(members[:10])}): "
+                "move them into a cgroup of their own below it"
+            )
         return reason
 
     def _enabled(self) -> frozenset[str]:
         return self._names(f"{self.directory}/cgroup.subtree_control")
 
-    def _offered(self) -> frozenset[str]:
-        return self._names(f"{self.root}/cgroup.controllers")
+    def _offered(
+        self, mounts: Iterable[Mount], subsystems: Mapping[str, Subsystem]
+    ) -> frozenset[str]:
+        """Return what the root has, or would have if cgroup2 were mounted there."""
+        if self._mounts.is_cgroup2(str(self.root)):
+            return self._names(f"{self.root}/cgroup.controllers")
+        for mount in mounts:
+            # All mounts show the same hierarchy.
+            if mount.kind == "cgroup2":
+                return self._names(f"{mount.point}/cgroup.controllers")
+        return unbound(subsystems)
 
     def _names(self, path: str) -> frozenset[str]:
         try:
@@ -277,7 +290,7 @@ class Service:
         except FileExistsError as error:
             raise CgroupUnavailable(f"the cgroup {cgroup.path} is there already") from error
         except OSError as error:
-            problem = f"cannot create the cgroup {cgroup.path}: {error.strerror}"
+            problem = f"cannot create the cgroup {cgroup.path}: {_problem(error)}"
             # EAGAIN: cgroup.max.depth or cgroup.max.descendants is reached.
             if error.errno in (errno.EAGAIN, errno.ENOSPC, errno.ENOMEM):
                 raise ResourceExhausted(problem) from error
@@ -310,7 +323,7 @@ class Service:
         except OSError as error:
             raise LimitNotApplied(
                 f"{_cannot_apply(setting.file, cgroup.id)}: the kernel refused "
-                f"{setting.text!r}: {os.strerror(error.errno or 0)}"
+                f"{setting.text!r}: {_problem(error)}"
             ) from error
 
     def _read_back(self, cgroup: Cgroup, setting: Setting) -> None:
@@ -324,6 +337,11 @@ class Service:
         raise LimitNotApplied(
             f"{what}: {setting.text!r} was written but {content.strip()!r} is in force"
         )
+
+
+def _problem(error: OSError) -> str:
+    """Return the kernel's own words, without the file and text that `Files` adds."""
+    return os.strerror(error.errno or 0)
 
 
 def _cannot_apply(what: str, job_id: str) -> str:
@@ -340,5 +358,5 @@ def _why_not_mounted(root: str, error: OSError) -> str:
     elif error.errno == errno.ENODEV:
         remedy = "this kernel has no cgroup v2 (Linux 4.5 with CONFIG_CGROUPS)"
     else:
-        remedy = error.strerror or str(error)
+        remedy = _problem(error)
     return f"cannot mount cgroup2 at {root}: {remedy}"

@@ -1,0 +1,402 @@
+"""One cgroup, in the fake tree."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import subprocess
+from itertools import count
+from typing import TYPE_CHECKING
+
+import pytest
+
+from jobworker.cgroups.cgroup import SIGNAL_BATCH, Cgroup
+from jobworker.cgroups.limits import CpuMax, DeviceLimit, Limits
+from jobworker.testing import FakeCgroupTree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PATH = "/cgroup2/job"
+SECONDS = 10
+
+
+@pytest.fixture
+def tree() -> FakeCgroupTree:
+    tree = FakeCgroupTree(mounted_at="/cgroup2")
+    tree.write("/cgroup2/cgroup.subtree_control", "+cpu +memory +io +pids")
+    tree.mkdir(PATH)
+    return tree
+
+
+@pytest.fixture
+def cgroup(tree: FakeCgroupTree) -> Cgroup:
+    return Cgroup(PATH, tree.files)
+
+
+@pytest.fixture
+def spawn() -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    started = []
+
+    def start() -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(["sleep", "1000"])
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def nested(tree: FakeCgroupTree, name: str, *pids: int) -> None:
+    tree.mkdir(f"{PATH}/{name}")
+    for pid in pids:
+        tree.write(f"{PATH}/{name}/cgroup.procs", str(pid))
+
+
+def test_id_is_the_last_part_of_the_path(cgroup: Cgroup):
+    assert cgroup.id == "job"
+    assert cgroup.path == PATH
+
+
+def test_cgroups_of_one_path_are_equal(cgroup: Cgroup):
+    assert cgroup == Cgroup(PATH)
+    assert hash(cgroup) == hash(Cgroup(PATH))
+    assert cgroup != Cgroup("/cgroup2/other")
+
+
+def test_processes_are_those_of_nested_cgroups_too(tree: FakeCgroupTree, cgroup: Cgroup):
+    cgroup.place(30)
+    nested(tree, "a", 10)
+    nested(tree, "a/b", 20)
+
+    assert cgroup.processes() == [10, 20, 30]
+    assert cgroup.populated()
+
+
+def test_processes_outside_the_pid_namespace_are_left_out(tree: FakeCgroupTree, cgroup: Cgroup):
+    nested(tree, "a", 0, 10)
+
+    assert cgroup.processes() == [10]
+
+
+def test_processes_of_threaded_cgroups_are_listed_elsewhere(tree: FakeCgroupTree, cgroup: Cgroup):
+    cgroup.place(30)
+    nested(tree, "threaded")
+    tree.fail("*/threaded/cgroup.procs", errno.EOPNOTSUPP, "read")
+
+    assert cgroup.processes() == [30]
+
+
+def test_missing_cgroup_is_an_empty_one(tree: FakeCgroupTree):
+    cgroup = Cgroup("/cgroup2/gone", tree.files)
+
+    assert not cgroup.populated()
+    assert cgroup.processes() == []
+    assert cgroup.usage() == {}
+    assert cgroup.limits() == Limits()
+    assert cgroup.signal(signal.SIGTERM) == 0
+    cgroup.kill()
+    cgroup.remove()
+
+
+def test_other_errors_are_not_taken_for_a_missing_cgroup(tree: FakeCgroupTree, cgroup: Cgroup):
+    tree.fail("*", errno.EIO, "read")
+
+    for attempt in (cgroup.populated, cgroup.processes, cgroup.usage, cgroup.limits):
+        with pytest.raises(OSError, match="Input/output"):
+            attempt()
+
+
+def test_kill_empties_nested_cgroups(tree: FakeCgroupTree, cgroup: Cgroup):
+    cgroup.place(30)
+    nested(tree, "a", 10)
+
+    cgroup.kill()
+
+    assert not cgroup.populated()
+    assert (f"{PATH}/cgroup.kill", "1") in tree.writes
+
+
+def test_kill_that_is_refused_is_no_success(tree: FakeCgroupTree, cgroup: Cgroup):
+    tree.fail("*/cgroup.kill", errno.EOPNOTSUPP)
+
+    with pytest.raises(OSError, match="not supported"):
+        cgroup.kill()
+
+
+def test_kill_without_cgroup_kill_freezes_and_kills_each(
+    spawn: Callable[[], subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+):
+    # The tree does not see real processes end, so there is nothing to wait for.
+    monkeypatch.setattr("jobworker.cgroups.cgroup.KILL_PATIENCE", 0)
+    tree = FakeCgroupTree(mounted_at="/cgroup2", without=frozenset({"cgroup.kill"}))
+    tree.mkdir(PATH)
+    cgroup, process, other = Cgroup(PATH, tree.files), spawn(), spawn()
+    nested(tree, "a", process.pid)
+    tree.mkdir("/cgroup2/other")
+    tree.write("/cgroup2/other/cgroup.procs", str(other.pid))
+
+    cgroup.kill()
+
+    assert process.wait(SECONDS) == -signal.SIGKILL
+    assert (f"{PATH}/cgroup.freeze", "1") in tree.writes
+    assert other.poll() is None
+
+
+def test_kill_without_cgroup_kill_takes_the_child_of_a_fork_under_way(
+    spawn: Callable[[], subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+):
+    """The child turns up after every member has been killed once."""
+    monkeypatch.setattr("jobworker.cgroups.cgroup.KILL_PATIENCE", 60)
+    tree = FakeCgroupTree(mounted_at="/cgroup2", without=frozenset({"cgroup.kill"}))
+    tree.mkdir(PATH)
+    cgroup, parent, child = Cgroup(PATH, tree.files), spawn(), spawn()
+    cgroup.place(parent.pid)
+    reads = count(1)
+
+    def fork() -> None:
+        match next(reads):
+            case 3:
+                cgroup.place(child.pid)
+            case 5:
+                tree.exit(parent.pid)
+                tree.exit(child.pid)
+
+    tree.answer("*/cgroup.procs", fork)
+
+    cgroup.kill()
+
+    assert parent.wait(SECONDS) == -signal.SIGKILL
+    assert child.wait(SECONDS) == -signal.SIGKILL
+
+
+def test_signal_reaches_members_and_no_one_else(
+    tree: FakeCgroupTree, cgroup: Cgroup, spawn: Callable[[], subprocess.Popen[bytes]]
+):
+    member, deep, other = spawn(), spawn(), spawn()
+    cgroup.place(member.pid)
+    nested(tree, "a", deep.pid)
+
+    assert cgroup.signal(signal.SIGTERM) == 2
+
+    assert member.wait(SECONDS) == -signal.SIGTERM
+    assert deep.wait(SECONDS) == -signal.SIGTERM
+    assert other.poll() is None
+
+
+def test_signal_spares_a_process_that_got_a_members_pid(
+    tree: FakeCgroupTree, cgroup: Cgroup, spawn: Callable[[], subprocess.Popen[bytes]]
+):
+    """The pid is listed first, and is not any more once the pidfd is open."""
+    stranger = spawn()
+    answers = iter([f"{stranger.pid}\n"])
+    tree.answer("*/cgroup.procs", lambda: next(answers, None))
+
+    cgroup.signal(signal.SIGKILL)
+
+    # Had it been sent, it would be the end of the process, and not this one.
+    stranger.send_signal(signal.SIGTERM)
+    assert stranger.wait(SECONDS) == -signal.SIGTERM
+
+
+def test_signal_passes_over_processes_that_have_ended(
+    cgroup: Cgroup, spawn: Callable[[], subprocess.Popen[bytes]]
+):
+    ended, member = spawn(), spawn()
+    ended.kill()
+    ended.wait()
+    cgroup.place(ended.pid)
+    cgroup.place(member.pid)
+
+    cgroup.signal(signal.SIGTERM)
+
+    assert member.wait(SECONDS) == -signal.SIGTERM
+
+
+def test_signal_reaches_processes_born_meanwhile(
+    tree: FakeCgroupTree, cgroup: Cgroup, spawn: Callable[[], subprocess.Popen[bytes]]
+):
+    parent, child = spawn(), spawn()
+    cgroup.place(parent.pid)
+    reads = count(1)
+
+    def fork() -> None:
+        if next(reads) == 3:
+            cgroup.place(child.pid)
+
+    tree.answer("*/cgroup.procs", fork)
+
+    assert cgroup.signal(signal.SIGTERM) == 2
+
+    assert child.wait(SECONDS) == -signal.SIGTERM
+
+
+def test_signal_ends_although_processes_are_born_for_ever(tree: FakeCgroupTree, cgroup: Cgroup):
+    unused_pids = count(2**30)
+    tree.answer("*/cgroup.procs", lambda: f"{next(unused_pids)}\n")
+
+    assert cgroup.signal(signal.SIGTERM) > 0
+
+
+def test_signal_holds_few_descriptors_at_a_time(
+    cgroup: Cgroup,
+    spawn: Callable[[], subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    pids = [spawn().pid for _ in range(SIGNAL_BATCH + 3)]
+    for pid in pids:
+        cgroup.place(pid)
+    held: set[int] = set()
+    most = 0
+
+    def pidfd_open(pid: int) -> int:
+        nonlocal most
+        fd = real_open(pid)
+        held.add(fd)
+        most = max(most, len(held))
+        return fd
+
+    def close(fd: int) -> None:
+        held.discard(fd)
+        real_close(fd)
+
+    real_open, real_close = os.pidfd_open, os.close
+    monkeypatch.setattr(os, "pidfd_open", pidfd_open)
+    monkeypatch.setattr(os, "close", close)
+
+    assert cgroup.signal(signal.SIGTERM) == len(pids)
+
+    assert most == SIGNAL_BATCH
+    assert held == set()
+
+
+def test_events_wake_a_poll(cgroup: Cgroup):
+    fd = cgroup.open_events()
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLPRI)
+        assert not cgroup.populated(fd)
+        assert poll.poll(0) == []
+        cgroup.place(10)
+        assert poll.poll(0)
+        assert cgroup.events(fd) == {"populated": 1, "frozen": 0}
+        assert poll.poll(0) == []
+    finally:
+        os.close(fd)
+
+
+def test_open_events_outlive_their_cgroup(tree: FakeCgroupTree, cgroup: Cgroup):
+    fd = cgroup.open_events()
+    try:
+        tree.rmdir(PATH)
+        assert not cgroup.populated(fd)
+    finally:
+        os.close(fd)
+
+
+def test_open_gives_a_directory(cgroup: Cgroup):
+    fd = cgroup.open()
+    try:
+        assert os.path.isdir(fd)  # noqa: PTH112 - a descriptor
+        assert not os.get_inheritable(fd)
+    finally:
+        os.close(fd)
+
+
+def test_open_needs_a_cgroup(tree: FakeCgroupTree):
+    with pytest.raises(FileNotFoundError):
+        Cgroup("/cgroup2/gone", tree.files).open()
+
+
+def test_usage_has_the_keys_of_the_wire_contract(tree: FakeCgroupTree, cgroup: Cgroup):
+    some = "some avg10=0.00 avg60=0.00 avg300=0.00 total={}\nfull avg10=0.00 total=1\n"
+    for file, content in {
+        "cpu.stat": "usage_usec 5\nuser_usec 2\nsystem_usec 3\n",
+        "memory.peak": "8192\n",
+        "memory.events": "low 0\noom 9\noom_kill 4\n",
+        "io.stat": "254:0 rbytes=1 wbytes=2 rios=3 wios=4\n8:0 rbytes=10 wbytes=20\n",
+        "pids.peak": "6\n",
+        "cpu.pressure": some.format(7),
+        "memory.pressure": some.format(8),
+        "io.pressure": some.format(9),
+    }.items():
+        tree.set(f"{PATH}/{file}", content)
+
+    assert cgroup.usage() == {
+        "cpu_user_us": 2,
+        "cpu_system_us": 3,
+        "memory_peak": 8192,
+        "io_read_bytes": 11,
+        "io_write_bytes": 22,
+        "io_read_operations": 3,
+        "io_write_operations": 4,
+        "oom_kills": 4,
+        "pids_peak": 6,
+        "cpu_pressure_us": 7,
+        "memory_pressure_us": 8,
+        "io_pressure_us": 9,
+    }
+
+
+def test_usage_leaves_out_files_and_lines_that_are_missing():
+    tree = FakeCgroupTree((), mounted_at="/cgroup2", without=frozenset({"io.pressure"}))
+    tree.mkdir(PATH)
+    tree.set(f"{PATH}/cpu.stat", "usage_usec 5\n")
+    tree.fail("*/cpu.pressure", errno.EOPNOTSUPP, "read")
+
+    assert Cgroup(PATH, tree.files).usage() == {"memory_pressure_us": 0}
+
+
+def test_limits_are_those_in_force(tree: FakeCgroupTree, cgroup: Cgroup):
+    for file, text in {
+        "memory.max": "1G",
+        "cpu.max": "50000 20000",
+        "io.max": "254:0 wbps=1000000",
+        "io.weight": "default 200",
+        "pids.max": "32",
+    }.items():
+        tree.write(f"{PATH}/{file}", text)
+
+    assert cgroup.limits() == Limits(
+        memory_max=2**30,
+        cpu_max=CpuMax(50_000, 20_000),
+        io_max_wbps=(DeviceLimit("254:0", 10**6),),
+        io_weight=200,
+        pids_max=32,
+    )
+
+
+def test_remove_goes_from_the_inside_out(tree: FakeCgroupTree, cgroup: Cgroup):
+    for name in ("a", "a/b", "a/b/c", "d"):
+        nested(tree, name)
+
+    cgroup.remove()
+
+    assert tree.cgroups() == []
+
+
+def test_remove_names_the_processes_in_the_way(tree: FakeCgroupTree, cgroup: Cgroup):
+    nested(tree, "a", 10, 20)
+
+    with pytest.raises(
+        OSError, match=r"still has processes \(10, 20\): '/cgroup2/job/a'"
+    ) as caught:
+        cgroup.remove()
+
+    assert caught.value.errno == errno.EBUSY
+
+
+def test_remove_that_fails_otherwise_says_so(tree: FakeCgroupTree, cgroup: Cgroup):
+    tree.fail(PATH, errno.EROFS, "rmdir")
+
+    with pytest.raises(OSError, match="Read-only"):
+        cgroup.remove()
+
+
+def test_place_needs_a_live_process(cgroup: Cgroup):
+    with pytest.raises(ProcessLookupError):
+        cgroup.place(2**30)
