@@ -128,6 +128,11 @@ def _from_json(cls: type[_Message], data: object) -> _Message:
         raise ValueError(str(error).partition("() ")[2]) from None
 
 
+def _to_json(message: Launch | ExitRecord) -> dict[str, Any]:
+    """Return the fields; not by dataclasses.asdict, which copies all they hold and costs 0.1 ms."""
+    return {each.name: getattr(message, each.name) for each in fields(message)}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
     """All the shim needs to know to start a job, beside the file descriptors.
@@ -153,7 +158,7 @@ class Launch:
 
     def to_json(self) -> dict[str, Any]:
         """Return the request's arguments as a JSON object."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        return _to_json(self)
 
     @classmethod
     def from_json(cls, data: object) -> Launch:
@@ -234,7 +239,7 @@ class ExitRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON object."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        return _to_json(self)
 
     @classmethod
     def from_json(cls, data: object) -> ExitRecord:

@@ -163,9 +163,12 @@ class Host:
         return int([line for line in lines if line.endswith(" serves")][-1].split()[2])
 
     def shim_descriptors(self) -> list[str]:
-        return sorted(
-            str(each.readlink()) for each in Path(f"/proc/{self.shim_pid()}/fd").iterdir()
-        )
+        """Return what the shim's descriptors lead to."""
+        targets = []
+        for link in Path(f"/proc/{self.shim_pid()}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                targets.append(str(link.readlink()))
+        return sorted(targets)
 
     def shim_is_gone(self) -> bool:
         """Whether nobody holds the lock."""

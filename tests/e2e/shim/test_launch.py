@@ -57,8 +57,13 @@ async def test_pid_start_time_and_pidfd_are_those_of_the_main_process(
         assert f"Pid:\t{pid}\n" in Path(f"/proc/self/fdinfo/{pidfd}").read_text()
 
 
-async def test_command_has_only_its_three_descriptors(host: Host, any_client: Client) -> None:
-    job = await sleeper(host, any_client)
+async def test_command_has_only_its_three_descriptors(host: Host) -> None:
+    read_end, write_end = os.pipe()
+    host.start_shim(pass_fds=(read_end, write_end))
+    os.close(read_end)
+    os.close(write_end)
+    assert sum(target.startswith("pipe:") for target in host.shim_descriptors()) > 2
+    job = await sleeper(host, await host.connect())
     fds = {each.name: each.readlink() for each in Path(f"/proc/{job.launched.pid}/fd").iterdir()}
     assert set(fds) == {"0", "1", "2"}
     assert fds["1"] == fds["2"] == job.directory / "output"
@@ -137,10 +142,9 @@ async def test_command_runs_in_its_working_directory(host: Host, any_client: Cli
     assert job.output == b"/usr\n"
 
 
-async def test_command_runs_as_its_user_without_groups_of_root(
-    host: Host, any_client: Client
-) -> None:
-    job = await sleeper(host, any_client, uid=NOBODY, gid=NOBODY)
+async def test_command_runs_as_its_user_without_the_shims_groups(host: Host) -> None:
+    host.start_shim("import os; os.setgroups([7])")
+    job = await sleeper(host, await host.connect(), uid=NOBODY, gid=NOBODY)
     status = job.status()
     assert status["Uid"].split() == status["Gid"].split() == [str(NOBODY)] * 4
     assert status["Groups"] == ""
