@@ -161,9 +161,11 @@ async def test_launch_passes_its_descriptors_and_keeps_them(shim: FakeShim, clie
     assert Launch.from_json(request.message["args"]) == LAUNCH
     assert len(request.fds) == wire.LAUNCH_FDS
     pidfd = os.pidfd_open(os.getpid())
-    shim.send({"id": request.message["id"], "ok": {"pid": 7, "start_time": 8}}, pidfd)
+    shim.send(
+        {"id": request.message["id"], "ok": {"pid": 7, "start_time": 8, "started_at": 9.5}}, pidfd
+    )
     launched = await call
-    assert (launched.pid, launched.start_time) == (7, 8)
+    assert launched[:3] == (7, 8, 9.5)
     for fd in (*request.fds, pidfd, launched.pidfd):
         os.close(fd)
     os.fstat(0)
@@ -229,7 +231,9 @@ async def test_reply_to_a_cancelled_launch_leaves_no_descriptor(
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    shim.send({"id": request.message["id"], "ok": {"pid": 7, "start_time": 8}}, 0)
+    shim.send(
+        {"id": request.message["id"], "ok": {"pid": 7, "start_time": 8, "started_at": 9.5}}, 0
+    )
     stopping = asyncio.create_task(client.stop("x"))
     shim.send({"id": (await shim.request()).message["id"], "ok": {}})
     await stopping
@@ -245,7 +249,9 @@ async def test_launch_cancelled_just_as_the_reply_comes_leaves_no_descriptor(
     for fd in request.fds:
         os.close(fd)
     before = free_descriptor()
-    shim.send({"id": request.message["id"], "ok": {"pid": 7, "start_time": 8}}, 0)
+    shim.send(
+        {"id": request.message["id"], "ok": {"pid": 7, "start_time": 8, "started_at": 9.5}}, 0
+    )
     client._on_readable()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -261,7 +267,9 @@ async def test_launch_whose_process_cannot_be_taken_over_is_undone(
     request = await shim.request()
     for fd in request.fds:
         os.close(fd)
-    shim.send({"id": request.message["id"], "ok": {"pid": 7, "start_time": 8}}, 0)
+    shim.send(
+        {"id": request.message["id"], "ok": {"pid": 7, "start_time": 8, "started_at": 9.5}}, 0
+    )
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (free_descriptor(), limits[1]))
     try:

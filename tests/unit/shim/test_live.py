@@ -42,7 +42,7 @@ class FakeCgroup:
     def signal(self, signum: int) -> None:
         self.calls.append(signum)
 
-    def populated(self, fd: int | None = None) -> bool:  # noqa: ARG002 - as the real one has
+    def populated(self, fd: int | None = None) -> bool:
         return self.full
 
     def open_events(self) -> int:
