@@ -66,7 +66,7 @@ async def test_command_has_only_its_three_descriptors(host: Host) -> None:
     job = await sleeper(host, await host.connect())
     directory = Path(f"/proc/{job.launched.pid}/fd")
     # For a moment the dynamic linker has the libraries open that it maps.
-    await host.until(lambda: set(os.listdir(directory)) == {"0", "1", "2"})
+    await host.until(lambda: {each.name for each in directory.iterdir()} == {"0", "1", "2"})
     assert (directory / "1").readlink() == (directory / "2").readlink() == job.directory / "output"
 
 
