@@ -95,3 +95,14 @@ def test_the_dependencies_are_what_the_program_imports_and_nothing_else():
     providers = importlib.metadata.packages_distributions()
     foreign = imported_packages() - sys.stdlib_module_names - {"jobworker"}
     assert {each for name in foreign for each in providers[name]} == declared
+
+
+def test_every_module_that_calls_itself_pure_is_held_to_it():
+    linter = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (contract,) = [each for each in linter["contracts"] if each["id"] == "pure"]
+    pure = set()
+    for path in SOURCE.joinpath("jobworker").rglob("*.py"):
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        if re.search(r"\bPure[.:]", docstring):
+            pure.add(".".join(path.relative_to(SOURCE).with_suffix("").parts))
+    assert pure <= set(contract["source_modules"])
