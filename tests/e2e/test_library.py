@@ -274,7 +274,7 @@ async def test_an_unknown_job_and_a_malformed_id_differ(service):
 async def test_finished_jobs_are_found_again_and_cost_no_memory(service):
     job = await service.start_job(sh("echo x"))
     await job.wait()
-    assert service._live == {}
+    assert len(service._custody) == 0
     again = await service.fetch_job(job.id)
     assert again.record == job.record
     assert await again.output() == b"x\n"

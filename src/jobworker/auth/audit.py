@@ -32,8 +32,9 @@ class Audit:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open the file, or create it (0600). Raises ConfigError if that fails."""
+        """Open the file, or create it (0600) and its directory. Raises ConfigError."""
         try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.touch(mode=0o600)
             return cls(WatchedFileHandler(path))
         except OSError as error:

@@ -10,7 +10,7 @@ import signal
 import socket
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -76,23 +76,22 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     _raise_descriptor_limit()
     stopped = _stop_signals()
     async with AsyncExitStack() as stack:
+        audit = Audit.open(settings.audit_log)
+        stack.callback(audit.close)
         credentials = tls.server_credentials(settings.cert, settings.key, settings.ca)
         jobs = job.Service(
             log_dir=settings.log_dir,
             state_dir=settings.state_dir,
             run_dir=settings.run_dir,
             cgroup_root=settings.cgroup_root,
-            on_finished=lambda finished: _audit_end(audit, finished),
+            on_change=lambda change: _audit_change(audit, change),
         )
-        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        audit = Audit.open(settings.audit_log)
-        stack.callback(audit.close)
         if settings.cleanup:
             stack.callback(jobs.cgroups.cleanup)
         await stack.enter_async_context(jobs)
         guard = Guard(settings.policy, audit)
         server = grpc.aio.server(interceptors=[guard], options=_OPTIONS)
-        healthy = await _add_services(server, JobWorker(jobs, audit))
+        healthy = await _add_services(server, JobWorker(jobs))
         port = _bind(server, settings, credentials)
         await server.start()
         stack.push_async_callback(_shut_down, server, guard, healthy)
@@ -119,17 +118,16 @@ def _stop_signals() -> asyncio.Event:
     return stopped
 
 
-def _audit_end(audit: Audit, finished: job.Job) -> None:
-    status = finished.status
-    audit.change(
-        "ended",
-        job_id=finished.id,
-        user=finished.record.owner,
-        status=status.state.value,
-        reason=status.reason.value if status.reason else "",
-        exit_code=status.exit_code,
-        signal=status.signal,
-    )
+def _audit_change(audit: Audit, change: job.Change) -> None:
+    record = change.job.record
+    fields: dict[str, Any] = {"user": change.user or record.owner, "command": record.spec.command}
+    if record.finished:
+        status = record.status
+        fields["status"] = status.state.value
+        fields["reason"] = status.reason.value if status.reason else ""
+        fields["exit_code"] = status.exit_code
+        fields["signal"] = status.signal
+    audit.change(change.event, job_id=record.id, **fields)
 
 
 async def _add_services(server: grpc.aio.Server, worker: JobWorker) -> health.aio.HealthServicer:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from jobworker.job.outcome import Told
 from jobworker.job.processes import wait_empty, wait_readable
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 
     from jobworker.cgroups import Cgroup
     from jobworker.job.spec import StopPolicy
+
+log = logging.getLogger(__name__)
+
+_RETRY: Final = 1.0
+"""Seconds until a cgroup that could not be emptied is tried again."""
 
 
 class Orphan:
@@ -27,14 +33,15 @@ class Orphan:
         self._pidfd = pidfd
         self._timers: list[asyncio.TimerHandle] = []
         self.told: Told | None = None
+        """Why it was told to end, if it was."""
 
     async def wait_ended(self) -> None:
         """Return once the main process has ended and everything it left behind was killed."""
         try:
             if self._pidfd is not None:
                 await wait_readable(self._pidfd)
-            self._cgroup.kill()
-            await wait_empty(self._cgroup)
+            while not await self._emptied():  # noqa: ASYNC110 - it waits for an event itself
+                await asyncio.sleep(_RETRY)
         finally:
             for timer in self._timers:
                 timer.cancel()
@@ -48,12 +55,29 @@ class Orphan:
     def stop(self, policy: StopPolicy, told: Told = Told.STOP) -> None:
         """Send the signal to all of the job now, and SIGKILL after the grace period."""
         self.told = self.told or told
-        if policy.grace == 0:
-            self._cgroup.kill()
-            return
-        self._cgroup.signal(policy.signal)
-        self._later(policy.grace, self._cgroup.kill)
+        self._later(policy.grace, self._kill)
+        if policy.grace > 0:
+            try:
+                self._cgroup.signal(policy.signal)
+            except (OSError, ValueError):
+                log.exception("cannot signal job %s; it will be killed", self._cgroup.id)
 
     def _later(self, seconds: float, action: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         self._timers.append(loop.call_later(max(seconds, 0.0), action))
+
+    def _kill(self) -> None:
+        try:
+            self._cgroup.kill()
+        except OSError:
+            log.exception("cannot kill job %s; trying again", self._cgroup.id)
+            self._later(_RETRY, self._kill)
+
+    async def _emptied(self) -> bool:
+        try:
+            self._cgroup.kill()
+            await wait_empty(self._cgroup)
+        except (OSError, ValueError):
+            log.exception("cannot empty the cgroup of job %s; trying again", self._cgroup.id)
+            return False
+        return True

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import uuid
 from collections.abc import Mapping  # noqa: TC003 - msgspec resolves the annotations
 from dataclasses import dataclass, field
 from math import isfinite
 from signal import SIGRTMAX, SIGTERM
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from jobworker.cgroups import Limits
 from jobworker.errors import InvalidArgument
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MAX_REQUEST_ID: Final = 128
@@ -111,23 +107,6 @@ class JobSpec:
                 )
             _check_text(f"labels[{shown(key)}]", value, longest=MAX_LABEL_VALUE)
 
-    def fingerprint(self) -> str:
-        """Return a digest that two specifications share only if they ask for the same."""
-        digest = hashlib.sha256()
-        for part in self._parts():
-            digest.update(b"%d:%s" % (len(part), part))
-        return digest.hexdigest()
-
-    def _parts(self) -> Iterator[bytes]:
-        yield self.command.encode()
-        yield repr(self.args).encode()
-        yield repr(self.limits).encode()
-        yield repr(sorted(self.env.items())).encode()
-        yield repr(sorted(self.labels.items())).encode()
-        yield self.stdin
-        rest = (self.working_directory, self.user, self.timeout, self.stop, self.name)
-        yield repr(rest).encode()
-
 
 def shown(text: str) -> str:
     """Quote what somebody sent for an error message, without repeating a megabyte of it."""
@@ -175,5 +154,9 @@ def executables(command: str, path: str) -> list[str]:
 def _check_text(name: str, text: str, *, longest: int | None = None) -> None:
     if "\0" in text:
         raise InvalidArgument(name, "contains a NUL byte")
-    if longest is not None and len(text.encode(errors="surrogatepass")) > longest:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidArgument(name, "is not valid Unicode") from None
+    if longest is not None and size > longest:
         raise InvalidArgument(name, f"is longer than {longest} bytes")

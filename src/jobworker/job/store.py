@@ -30,7 +30,7 @@ CREATE TABLE jobs (
     id          TEXT PRIMARY KEY,
     owner       TEXT NOT NULL,
     request_id  TEXT,
-    fingerprint TEXT NOT NULL,
+    stdin_digest TEXT NOT NULL,
     spec        TEXT NOT NULL,
     limits      TEXT NOT NULL,
     warnings    TEXT NOT NULL,
@@ -52,7 +52,7 @@ CREATE UNIQUE INDEX jobs_by_request ON jobs (owner, request_id) WHERE request_id
 CREATE INDEX jobs_unfinished ON jobs (state) WHERE output_size IS NULL;
 """
 
-_FIXED: Final = ("id", "owner", "request_id", "fingerprint", "spec", "created_at")
+_FIXED: Final = ("id", "owner", "request_id", "stdin_digest", "spec", "created_at")
 _CHANGING: Final = (
     "limits",
     "warnings",
@@ -126,14 +126,14 @@ class Store:
         """Close the file. Nothing is lost by not calling this."""
         self._connection.close()
 
-    def insert(self, record: JobRecord, fingerprint: str) -> None:
-        """Add a job; `fingerprint` is that of the specification it was asked for with.
+    def insert(self, record: JobRecord, stdin_digest: str) -> None:
+        """Add a job; `stdin_digest` stands for its standard input, which is not kept.
 
         Raises RequestConflict if its owner has used the request_id, ResourceExhausted if the file
         system is full.
         """
         try:
-            self._execute(_INSERT, _fixed(record, fingerprint) | _changing(record))
+            self._execute(_INSERT, _fixed(record, stdin_digest) | _changing(record))
         except sqlite3.IntegrityError:
             raise RequestConflict(
                 f"request_id {record.spec.request_id!r} belongs to another job"
@@ -156,11 +156,11 @@ class Store:
         return list(self._select("output_size IS NULL", {}))
 
     def find_request(self, owner: str, request_id: str) -> tuple[JobRecord, str] | None:
-        """Return the job that a user's request_id started, and its specification's fingerprint."""
+        """Return the job that a user's request_id started, and the digest of its stdin."""
         row = self._connection.execute(
             "SELECT * FROM jobs WHERE owner = ? AND request_id = ?", (owner, request_id)
         ).fetchone()
-        return None if row is None else (_from_row(row), row["fingerprint"])
+        return None if row is None else (_from_row(row), row["stdin_digest"])
 
     def _select(self, where: str, values: dict[str, Any]) -> Iterator[JobRecord]:
         query = f"SELECT * FROM jobs WHERE {where}"  # noqa: S608 - callers pass literals
@@ -178,12 +178,12 @@ class Store:
             raise
 
 
-def _fixed(record: JobRecord, fingerprint: str) -> dict[str, Any]:
+def _fixed(record: JobRecord, stdin_digest: str) -> dict[str, Any]:
     return {
         "id": record.id,
         "owner": record.owner,
         "request_id": record.spec.request_id or None,
-        "fingerprint": fingerprint,
+        "stdin_digest": stdin_digest,
         "spec": _json(record.spec),
         "created_at": record.created_at,
     }

@@ -116,6 +116,8 @@ class Guard(grpc.aio.ServerInterceptor):
             self._authorize(method, context)
             yield
         except JobWorkerError as error:
+            if status_code(error) is grpc.StatusCode.INTERNAL:
+                log.exception("a call of %s failed", method)
             await context.abort(status_code(error), str(error))
         except asyncio.CancelledError:
             if not self._closing or task in self._sending:

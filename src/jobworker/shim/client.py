@@ -105,6 +105,11 @@ class Client:
         """The ids of the jobs that were live when the connection was made."""
         return self._jobs
 
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is gone."""
+        return self._lost is not None
+
     async def launch(
         self, launch: Launch, *, stdin: int, output: int, cgroup: int, job_dir: int
     ) -> Launched:
