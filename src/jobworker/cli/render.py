@@ -75,7 +75,7 @@ def status_text(response: StatusResponse, now: float, clock: Callable[[float], s
         ("job", [job.id]),
         ("name", _given(job.name)),
         ("status", [status_line(response.status)]),
-        ("", _given(status_note(response.status))),
+        ("", _given(response.status.message)),
         ("command", [join([job.command.name, *job.command.args])] if job.command.name else []),
         ("owner", _given(job.owner)),
         ("user", _given(job.user)),
@@ -114,14 +114,6 @@ def status_line(detail: StatusDetail) -> str:
     if detail.signal:
         notes.append(units.format_signal(detail.signal))
     return f"{state} ({', '.join(notes)})" if notes else state
-
-
-def status_note(detail: StatusDetail) -> str:
-    """Return what the status's message says beyond `status_line`, which names the signal."""
-    if not detail.signal:
-        return detail.message
-    rest = detail.message.removeprefix(f"killed by {units.format_signal(detail.signal)}")
-    return detail.message if rest[:1] not in ("", ",", ";") else rest.lstrip(",; ")
 
 
 def _word(enum: Any, number: int) -> str:

@@ -7,11 +7,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobworker.cli.render import status_line, status_note, status_text, to_json
-from jobworker.job.state import JobStatus, Reason, State
+from jobworker.cli.render import status_line, status_text, to_json
+from jobworker.job.outcome import conclude
+from jobworker.job.state import State
+from jobworker.rpc.convert import status_detail
 from jobworker.rpc.v1 import jobworker_pb2 as pb
+from jobworker.shim.wire import ExitRecord
 
 NOON = 1_800_000_000
+END = {
+    "job_id": "id",
+    "boot_id": "boot",
+    "pid": 1,
+    "started_at": 0.0,
+    "ended_at": 1.0,
+    "runtime": 1.0,
+    "output_size": 0,
+    "usage": {},
+}
 
 
 def clock(seconds: float) -> str:
@@ -183,39 +196,18 @@ def test_a_status_in_a_word_or_two(detail, line):
 
 
 @pytest.mark.parametrize(
-    ("signal", "message", "note"),
+    ("end", "lines"),
     [
-        (15, "", ""),
-        (15, "killed by SIGTERM", ""),
-        (11, "killed by SIGSEGV, core dumped", "core dumped"),
-        (11, "core dumped", "core dumped"),
-        (9, "killed by SIGKILL; cannot remove the cgroup: busy", "cannot remove the cgroup: busy"),
-        (9, "killed by SIGKILL, core dumped; cgroup: busy", "core dumped; cgroup: busy"),
-        (9, "killed by somebody", "killed by somebody"),
-        (34, "killed by SIGRTMIN", ""),
-        (35, "killed by signal 35", ""),
-        (3, "killed by signal 35", "killed by signal 35"),
-        (0, "its shim died before it", "its shim died before it"),
+        (ExitRecord(**END, signal=15, stopped=True), ["stopped (SIGTERM)"]),
+        (ExitRecord(**END, signal=11), ["exited (SIGSEGV)"]),
+        (ExitRecord(**END, signal=11, core_dumped=True), ["exited (SIGSEGV)", "core dumped"]),
+        (ExitRecord(**END, exit_code=0, cgroup_error="EBUSY"), ["exited (0)", "EBUSY"]),
     ],
 )
-def test_what_is_said_beside_the_status_does_not_repeat_the_signal(signal, message, note):
-    detail = pb.StatusDetail(signal=signal, message=message)
-    assert status_note(detail) == note
-
-
-def test_a_stopped_job_shows_its_signal_once():
-    stopped = job()
-    stopped.status.CopyFrom(
-        pb.StatusDetail(status=pb.STATUS_STOPPED, signal=15, message="killed by SIGTERM")
-    )
-    assert shown(stopped)["status"] == ["stopped (SIGTERM)"]
-
-
-@pytest.mark.parametrize("code", [0, 1, 255])
-def test_an_exit_is_said_as_the_library_says_it(code):
-    detail = pb.StatusDetail(status=pb.STATUS_EXITED, exit_code=code, reason=pb.REASON_EXITED)
-    library = JobStatus(State.EXITED, exit_code=code, reason=Reason.EXITED)
-    assert status_line(detail) == str(library)
+def test_an_end_is_said_once_and_what_it_left_beside_it(end, lines):
+    ended = job()
+    ended.status.CopyFrom(status_detail(conclude(State.RUNNING, end)))
+    assert shown(ended)["status"] == lines
 
 
 def test_json_has_the_names_and_the_structure_of_the_wire_contract():
