@@ -115,6 +115,22 @@ def test_setup_twice_is_setup_once(service: Service):
     assert service.directory.is_dir()
 
 
+def test_setup_can_be_foretold(root: Path, tmp_path: Path):
+    assert "will be created" in Service(root).check_setup()
+    assert "cgroup2 will be mounted" in Service(tmp_path).check_setup()
+    Service(root).setup()
+    assert "which is there" in Service(root).check_setup()
+
+
+def test_read_only_mount_is_told_from_a_lack_of_permission(tmp_path: Path):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", tmp_path], check=True)
+    try:
+        with pytest.raises(OSError, match="Read-only file system"):
+            Files().check_writable(str(tmp_path))
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
 def test_setup_writes_nothing_above_its_root(root: Path):
     above = (root.parent / "cgroup.subtree_control").read_text()
 

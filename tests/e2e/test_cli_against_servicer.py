@@ -343,6 +343,21 @@ async def test_a_lost_connection_is_taken_up_again(cli, service, serve, listener
     assert await finish(process) == Result(0, b"two", "")
 
 
+async def test_a_server_that_stays_away_is_told_of_once(cli, service):
+    """Each attempt is refused until it has been said; the first call counts as any other."""
+    job = service.add(b"one")
+    away = Refusal(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
+    service.refusals["Output"] = [away] * 100
+    process = await cli.start("output", job.job.id)
+    said = await asyncio.wait_for(process.stderr.readline(), 20)
+    service.refusals["Output"].clear()
+    assert said == (
+        b"jobworker-cli: the output is interrupted at byte 0, trying again for up to 60 s: "
+        b"the server is shutting down\n"
+    )
+    assert await finish(process) == Result(0, b"one", "")
+
+
 async def test_output_that_has_a_gap_is_an_error_that_says_how_to_go_on(cli, service):
     service.chunk = 1000
     job_id = service.add(OUTPUT).job.id

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jobworker.errors
 
 SOURCE = Path(jobworker.errors.__file__).parent.parent
+PYPROJECT = Path(__file__).parent.parent.parent / "pyproject.toml"
 
 PRINT_MODULES = """
 import importlib, json, sys
@@ -71,3 +75,34 @@ def test_errors_imports_nothing():
     tree = ast.parse(Path(jobworker.errors.__file__).read_text(encoding="utf-8"))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     assert [ast.unparse(node) for node in imports] == ["from __future__ import annotations"]
+
+
+def imported_packages() -> set[str]:
+    """Return the top-level names that the program's modules import, wherever in them."""
+    names = set()
+    for path in SOURCE.joinpath("jobworker").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add((node.module or "").partition(".")[0])
+    return names
+
+
+def test_the_dependencies_are_what_the_program_imports_and_nothing_else():
+    project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
+    declared = {re.split("[^A-Za-z0-9-]", line)[0] for line in project["dependencies"]}
+    providers = importlib.metadata.packages_distributions()
+    foreign = imported_packages() - sys.stdlib_module_names - {"jobworker"}
+    assert {each for name in foreign for each in providers[name]} == declared
+
+
+def test_every_module_that_calls_itself_pure_is_held_to_it():
+    linter = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (contract,) = [each for each in linter["contracts"] if each["id"] == "pure"]
+    pure = set()
+    for path in SOURCE.joinpath("jobworker").rglob("*.py"):
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        if re.search(r"\bPure[.:]", docstring):
+            pure.add(".".join(path.relative_to(SOURCE).with_suffix("").parts))
+    assert pure <= set(contract["source_modules"])

@@ -5,6 +5,7 @@ Nothing above the root that it was given is ever written to. Several servers may
 
 from __future__ import annotations
 
+import enum
 import errno
 import os
 import uuid
@@ -34,6 +35,16 @@ if TYPE_CHECKING:
 NO_LIMITS: Final = Limits()
 DIRECTORY: Final = "jobworker"
 """The cgroup below the root that holds all jobs."""
+
+
+class _Place(enum.Enum):
+    """What is at the place where the jobs' cgroups are to be."""
+
+    CGROUP = enum.auto()
+    EMPTY = enum.auto()
+    """An empty directory, to mount cgroup2 at."""
+    MISSING = enum.auto()
+    """Nothing: a directory to mount cgroup2 at has to be made."""
 
 
 class Service:
@@ -67,20 +78,49 @@ class Service:
         May be called again at any time. A controller that cannot be enabled is no error here but
         when a limit needs it: see `controllers`. Raises CgroupUnavailable.
         """
-        self._mount()
+        match self._place():
+            case _Place.MISSING:
+                self._make_root()
+                self._mount()
+            case _Place.EMPTY:
+                self._mount()
         directory = str(self.directory)
         try:
             self._files.make_cgroup(directory)
         except FileExistsError:
             pass
         except OSError as error:
-            raise CgroupUnavailable(
-                f"cannot create the cgroup {directory}: {_problem(error)}; run the server as root, "
-                "or give it a cgroup root that belongs to its user (--cgroup-root)"
-            ) from error
+            raise _not_created(f"the cgroup {directory}", error) from error
+        self._check_writable()
         self._refusals = {}
         for path in (str(self.root), directory):
             self._enable_controllers(path)
+
+    def check_setup(self) -> str:
+        """Return what `setup` would do, in words; only looks.
+
+        Raises CgroupUnavailable, with the same words as `setup`, if it could not be done. What
+        nobody can foresee is a kernel that refuses for reasons of its own (a security module).
+        """
+        place = self._place()
+        home = f"jobs will live in {self.directory}"
+        if place is _Place.CGROUP:
+            if self._files.exists(str(self.directory)):
+                self._check_writable()
+                return f"{home}, which is there"
+            try:
+                self._files.check_writable(str(self.root))
+            except OSError as error:
+                raise _not_created(f"the cgroup {self.directory}", error) from error
+            return f"{home}, which will be created"
+        self._check_mount()
+        if place is _Place.EMPTY:
+            return f"{home}; cgroup2 will be mounted at {self.root}"
+        try:
+            self._mounts.check_make_directory(str(self.root))
+        except OSError as error:
+            raise _no_mount_point(str(self.root), error) from error
+        return f"{home}; {self.root} will be created, and cgroup2 mounted there"
 
     def create_cgroup(self, job_id: str, limits: Limits = NO_LIMITS) -> Cgroup:
         """Create a job's cgroup; its limits are in force when this returns.
@@ -167,36 +207,56 @@ class Service:
         )
         return {name: diagnose(name, tree, mounts, subsystems) for name in CONTROLLERS}
 
+    def _place(self) -> _Place:
+        """Return what is at the root. Raises CgroupUnavailable if it can never hold cgroups."""
+        root = str(self.root)
+        try:
+            if self._mounts.is_cgroup2(root):
+                return _Place.CGROUP
+            if not self._mounts.is_missing(root):
+                if self._mounts.is_empty_directory(root):
+                    return _Place.EMPTY
+                raise CgroupUnavailable(
+                    f"cannot mount cgroup2 at {root}: it is not an empty directory; name another "
+                    "one, or a directory of a cgroup2 that is mounted already (--cgroup-root)"
+                )
+            if not self._mounts.is_cgroup2(str(self.root.parent)):
+                return _Place.MISSING
+        except OSError as error:
+            raise CgroupUnavailable(f"cannot look at {root}: {_problem(error)}") from error
+        raise CgroupUnavailable(
+            f"there is no cgroup {root}; create it and enable controllers for it "
+            f"({self.root.parent}/cgroup.subtree_control), or name one that is there"
+        )
+
+    def _check_writable(self) -> None:
+        """Raise CgroupUnavailable if no job's cgroup could be created in the jobs' directory."""
+        try:
+            self._files.check_writable(str(self.directory))
+        except OSError as error:
+            raise _not_created(f"cgroups in {self.directory}", error) from error
+
+    def _check_mount(self) -> None:
+        """Raise CgroupUnavailable if cgroup2 could not be mounted anywhere."""
+        if not self._mounts.has_cgroup2():
+            raise _not_mounted(str(self.root), errno.ENODEV)
+        if not self._mounts.may_mount():
+            raise _not_mounted(str(self.root), errno.EPERM)
+
     def _mount(self) -> None:
         root = str(self.root)
-        if self._mounts.is_cgroup2(root):
-            return
-        if self._mounts.is_missing(root):
-            self._make_root(root)
-        elif not self._mounts.is_empty_directory(root):
-            raise CgroupUnavailable(
-                f"cannot mount cgroup2 at {root}: it is not an empty directory; name another one, "
-                "or a directory of a cgroup2 that is mounted already (--cgroup-root)"
-            )
         try:
             self._mounts.mount_cgroup2(root)
         except OSError as error:
             self._remove_root(root)
-            raise CgroupUnavailable(_why_not_mounted(root, error)) from error
+            raise _not_mounted(root, error.errno or 0) from error
         self._mounted = True
 
-    def _make_root(self, root: str) -> None:
-        if self._mounts.is_cgroup2(str(self.root.parent)):
-            raise CgroupUnavailable(
-                f"there is no cgroup {root}; create it and enable controllers for it "
-                f"({self.root.parent}/cgroup.subtree_control), or name one that is there"
-            )
+    def _make_root(self) -> None:
         try:
-            self._mounts.make_directory(root)
+            self._mounts.make_directory(str(self.root))
         except OSError as error:
-            raise CgroupUnavailable(
-                f"cannot create {root} to mount cgroup2 at: {_problem(error)}"
-            ) from error
+            raise _no_mount_point(str(self.root), error) from error
         self._made_root = True
 
     def _remove_root(self, root: str) -> None:
@@ -348,15 +408,26 @@ def _cannot_apply(what: str, job_id: str) -> str:
     return f"cannot apply {what} to job {job_id}"
 
 
-def _why_not_mounted(root: str, error: OSError) -> str:
-    if error.errno in (errno.EPERM, errno.EACCES):
+def _not_created(what: str, error: OSError) -> CgroupUnavailable:
+    return CgroupUnavailable(
+        f"cannot create {what}: {_problem(error)}; run the server as root, "
+        "or give it a cgroup root that belongs to its user (--cgroup-root)"
+    )
+
+
+def _no_mount_point(root: str, error: OSError) -> CgroupUnavailable:
+    return CgroupUnavailable(f"cannot create {root} to mount cgroup2 at: {_problem(error)}")
+
+
+def _not_mounted(root: str, number: int) -> CgroupUnavailable:
+    if number in (errno.EPERM, errno.EACCES):
         remedy = (
             "that needs CAP_SYS_ADMIN; run the server as root, mount it beforehand "
             f"(mount -t cgroup2 none {root}), or name a cgroup that belongs to the server's user "
             "(--cgroup-root)"
         )
-    elif error.errno == errno.ENODEV:
+    elif number == errno.ENODEV:
         remedy = "this kernel has no cgroup v2 (Linux 4.5 with CONFIG_CGROUPS)"
     else:
-        remedy = _problem(error)
-    return f"cannot mount cgroup2 at {root}: {remedy}"
+        remedy = os.strerror(number)
+    return CgroupUnavailable(f"cannot mount cgroup2 at {root}: {remedy}")

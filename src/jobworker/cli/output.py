@@ -15,7 +15,9 @@ from jobworker.cli.calls import call
 from jobworker.cli.options import SectionedCommand, format_option, job_id_argument, option
 from jobworker.cli.render import to_json
 from jobworker.cli.session import Failure
+from jobworker.cli.text import printable
 from jobworker.cli.units import parse_offset
+from jobworker.rpc.resume import GIVE_UP_AFTER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,9 +68,17 @@ def command(session: Session, /, job_id: str, *, tail: bool, offset: int) -> Non
     written = offset
     stdout = sys.stdout.fileno()
 
+    def say_interrupted(problem: str) -> None:
+        click.echo(
+            f"jobworker-cli: the output is interrupted at byte {written}, trying again for up to "
+            f"{GIVE_UP_AFTER:g} s: {printable(problem)}",
+            err=True,
+        )
+
     async def copy(client: Client) -> None:
         nonlocal written
-        async for message in client.output(job_id, tail=tail, offset=offset):
+        output = client.output(job_id, tail=tail, offset=offset, on_interrupted=say_interrupted)
+        async for message in output:
             if session.format == "json":
                 deque(write(stdout, _line(message)), maxlen=0)
                 written += len(message.output)

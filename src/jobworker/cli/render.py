@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 from jobworker.cli import limits, units
@@ -12,6 +11,8 @@ from jobworker.cli.text import join, printable
 from jobworker.rpc.v1.jobworker_pb2 import Reason, Status, StatusDetail
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -56,23 +57,34 @@ def _value(field: Any, value: Any) -> Any:
     return value
 
 
-def status_text(response: StatusResponse, now: float) -> str:
-    """Lay a job out for people; `now` is seconds since the epoch, times are local."""
+def status_text(response: StatusResponse, now: float, clock: Callable[[float], str]) -> str:
+    """Lay a job out for people.
+
+    `now` is seconds since the epoch, and `clock` writes such a time in the user's time zone.
+    """
     job = response.job
+
+    def moment(field: str) -> list[str]:
+        if not job.HasField(field):  # type: ignore[arg-type]
+            return []
+        seconds = _epoch(getattr(job, field))
+        age = units.format_age(now - seconds)
+        return [f"{clock(seconds)} ({age})" if age else clock(seconds)]
+
     rows: list[tuple[str, list[str]]] = [
         ("job", [job.id]),
         ("name", _given(job.name)),
         ("status", [status_line(response.status)]),
-        ("", _given(response.status.message)),
+        ("", _given(status_note(response.status))),
         ("command", [join([job.command.name, *job.command.args])] if job.command.name else []),
         ("owner", _given(job.owner)),
         ("user", _given(job.user)),
         ("directory", _given(job.working_directory)),
         ("variables", _given(", ".join(job.env_names))),
         ("labels", [f"{key}={value}" for key, value in sorted(job.labels.items())]),
-        ("created", _moment(job, "created_at", now)),
-        ("started", _moment(job, "started_at", now)),
-        ("ended", _moment(job, "ended_at", now)),
+        ("created", moment("created_at")),
+        ("started", moment("started_at")),
+        ("ended", moment("ended_at")),
         ("run time", _run_time(job, now)),
         ("timeout", [_seconds(job.timeout)] if job.HasField("timeout") else []),
         ("stop", _stop_policy(job)),
@@ -104,6 +116,14 @@ def status_line(detail: StatusDetail) -> str:
     return f"{state} ({', '.join(notes)})" if notes else state
 
 
+def status_note(detail: StatusDetail) -> str:
+    """Return what the status's message says beyond `status_line`, which names the signal."""
+    if not detail.signal:
+        return detail.message
+    rest = detail.message.removeprefix(f"killed by {units.format_signal(detail.signal)}")
+    return detail.message if rest[:1] not in ("", ",", ";") else rest.lstrip(",; ")
+
+
 def _word(enum: Any, number: int) -> str:
     value = enum.values_by_number.get(number)
     if value is None:
@@ -118,15 +138,6 @@ def _given(text: str) -> list[str]:
 
 def _seconds(duration: Any) -> str:
     return units.format_duration(duration.ToNanoseconds() / 1e9)
-
-
-def _moment(job: Job, field: str, now: float) -> list[str]:
-    if not job.HasField(field):  # type: ignore[arg-type]
-        return []
-    seconds = _epoch(getattr(job, field))
-    local = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(seconds)).rstrip()
-    age = units.format_age(now - seconds)
-    return [f"{local} ({age})" if age else local]
 
 
 def _run_time(job: Job, now: float) -> list[str]:

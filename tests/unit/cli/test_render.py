@@ -2,26 +2,20 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobworker.cli.render import status_line, status_text, to_json
+from jobworker.cli.render import status_line, status_note, status_text, to_json
 from jobworker.job.state import JobStatus, Reason, State
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 
-NOON = 1_800_000_000  # 2027-01-15 08:00:00 UTC
+NOON = 1_800_000_000
 
 
-@pytest.fixture(autouse=True)
-def utc(monkeypatch):
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
+def clock(seconds: float) -> str:
+    return f"noon{seconds - NOON:+g}"
 
 
 def job(**fields) -> pb.Job:
@@ -41,7 +35,8 @@ def shown(job: pb.Job, now: float = NOON + 90) -> dict[str, list[str]]:
     """Read the aligned text back: key → lines."""
     rows: dict[str, list[str]] = {}
     key = ""
-    for line in status_text(pb.StatusResponse(status=job.status, job=job), now).splitlines():
+    response = pb.StatusResponse(status=job.status, job=job)
+    for line in status_text(response, now, clock).splitlines():
         key = line[:10].rstrip() or key
         assert line[10] == " ", "every value begins in one column"
         rows.setdefault(key, []).append(line[11:])
@@ -54,8 +49,8 @@ def test_a_running_job():
         "status": ["running"],
         "command": ["sh -c 'echo hi'"],
         "owner": ["user_alpha"],
-        "created": ["2027-01-15 08:00:00 UTC (1m ago)"],
-        "started": ["2027-01-15 08:00:00 UTC (1m ago)"],
+        "created": ["noon+0 (1m ago)"],
+        "started": ["noon+0 (1m ago)"],
         "run time": ["1m30s so far"],
         "pid": ["42"],
         "output": ["1.5 KiB"],
@@ -134,14 +129,14 @@ def test_what_a_job_is_called_cannot_move_the_cursor():
     hostile.id = hostile.owner = bad
     hostile.command.args.append(bad)
     hostile.status.message = bad
-    text = status_text(pb.StatusResponse(status=hostile.status, job=hostile), NOON)
+    text = status_text(pb.StatusResponse(status=hostile.status, job=hostile), NOON, clock)
     assert all(line.isprintable() for line in text.splitlines())
     assert "[2J" in text
 
 
 def test_a_clock_that_is_behind_shows_no_age_and_no_negative_time():
     rows = shown(job(), now=NOON - 100)
-    assert rows["created"] == ["2027-01-15 08:00:00 UTC"]
+    assert rows["created"] == ["noon+0"]
     assert rows["run time"] == ["0s so far"]
 
 
@@ -185,6 +180,35 @@ def test_a_clock_that_is_behind_shows_no_age_and_no_negative_time():
 )
 def test_a_status_in_a_word_or_two(detail, line):
     assert status_line(detail) == line
+
+
+@pytest.mark.parametrize(
+    ("signal", "message", "note"),
+    [
+        (15, "", ""),
+        (15, "killed by SIGTERM", ""),
+        (11, "killed by SIGSEGV, core dumped", "core dumped"),
+        (11, "core dumped", "core dumped"),
+        (9, "killed by SIGKILL; cannot remove the cgroup: busy", "cannot remove the cgroup: busy"),
+        (9, "killed by SIGKILL, core dumped; cgroup: busy", "core dumped; cgroup: busy"),
+        (9, "killed by somebody", "killed by somebody"),
+        (34, "killed by SIGRTMIN", ""),
+        (35, "killed by signal 35", ""),
+        (3, "killed by signal 35", "killed by signal 35"),
+        (0, "its shim died before it", "its shim died before it"),
+    ],
+)
+def test_what_is_said_beside_the_status_does_not_repeat_the_signal(signal, message, note):
+    detail = pb.StatusDetail(signal=signal, message=message)
+    assert status_note(detail) == note
+
+
+def test_a_stopped_job_shows_its_signal_once():
+    stopped = job()
+    stopped.status.CopyFrom(
+        pb.StatusDetail(status=pb.STATUS_STOPPED, signal=15, message="killed by SIGTERM")
+    )
+    assert shown(stopped)["status"] == ["stopped (SIGTERM)"]
 
 
 @pytest.mark.parametrize("code", [0, 1, 255])
