@@ -19,7 +19,9 @@ from grpc_reflection.v1alpha import reflection
 from jobworker import job
 from jobworker.auth import tls
 from jobworker.auth.audit import Audit
+from jobworker.daemon.config import client_address
 from jobworker.errors import ConfigError
+from jobworker.rpc.defaults import MAX_MESSAGE
 from jobworker.rpc.guard import Guard
 from jobworker.rpc.server import JobWorker
 from jobworker.rpc.v1 import jobworker_pb2 as pb
@@ -35,11 +37,8 @@ log = logging.getLogger(__name__)
 
 _PATIENCE: Final = 5.0
 """Seconds that calls under way are given to end when the server shuts down."""
-_MAX_REQUEST: Final = 8 * 1024 * 1024
-"""Bytes; above what execve accepts (execve(2)), so that a client gets the kernel's answer."""
-
 _OPTIONS: Final = (
-    ("grpc.max_receive_message_length", _MAX_REQUEST),
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.so_reuseport", 0),
     # A client that is gone without a word is noticed within a minute, in a stream too.
     ("grpc.keepalive_time_ms", 30_000),
@@ -96,7 +95,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
         await server.start()
         stack.push_async_callback(_shut_down, server, guard, healthy)
         await _refuse_old_tls(settings, port)
-        address = _address(settings.host, port)
+        address = client_address(settings.host, port)
         log.info("serving on %s", address)
         ready(address)
         _notify("READY=1")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
 from jobworker import shim
-from jobworker.errors import JobWorkerError, ShimUnavailable
+from jobworker.errors import ShimUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -67,10 +66,12 @@ class Link:
     async def close(self) -> None:
         """Give up the connection; jobs go on."""
         self._closing = True
-        if self._connection is not None:
-            self._connection.cancel()
-            with contextlib.suppress(asyncio.CancelledError, OSError, JobWorkerError):
-                await (await self._connection).close()
+        if self._connection is None:
+            return
+        self._connection.cancel()
+        await asyncio.wait([self._connection])
+        if not self._connection.cancelled() and self._connection.exception() is None:
+            await self._connection.result().close()
 
     def _on_disconnect(self) -> None:
         # While a connection is being made, whoever makes it notices by itself.
