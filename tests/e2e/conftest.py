@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cgroup_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def cgroup_mount() -> Iterator[Path]:
     """A cgroup2 mount that can be written; end the run with one message if there is none."""
     with contextlib.ExitStack() as stack:
         try:
-            mount = stack.enter_context(hierarchy(tmp_path_factory.mktemp("cgroup2")))
+            mount = stack.enter_context(hierarchy())
         except Unusable as missing:
             pytest.exit(
                 f"the e2e tests cannot run here. They need {missing}. The unit tests need nothing "

@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import subprocess
+import tempfile
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,13 +22,22 @@ class Unusable(Exception):
 
 
 @contextlib.contextmanager
-def hierarchy(directory: Path) -> Iterator[Path]:
-    """Find a cgroup2 mount that can be written, or mount one at `directory`. Raises Unusable."""
+def hierarchy() -> Iterator[Path]:
+    """Find a cgroup2 mount that can be written, or mount one. Raises Unusable."""
     if os.geteuid() != 0:
         raise Unusable("root, which alone may create cgroups. Try: sudo make test-e2e")
     if (mount := next(filter(_is_usable, _mounts()), None)) is not None:
         yield mount
         return
+    with tempfile.TemporaryDirectory(prefix="jobworker-test-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)  # Tests as another user look into it.
+        with _mounted(directory):
+            yield directory
+
+
+@contextlib.contextmanager
+def _mounted(directory: Path) -> Iterator[None]:
     command = ["mount", "-t", "cgroup2", "none", str(directory)]
     attempt = subprocess.run(command, capture_output=True, text=True, check=False)
     if attempt.returncode != 0:
@@ -39,7 +49,7 @@ def hierarchy(directory: Path) -> Iterator[Path]:
     try:
         if not _is_usable(directory):
             raise Unusable(f"Linux 5.14 or later (this is {platform.release()})")
-        yield directory
+        yield
     finally:
         subprocess.run(["umount", str(directory)], check=True)
 
