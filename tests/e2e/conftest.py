@@ -7,11 +7,11 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
-from support.cgroups import Unusable, hierarchy, own_cgroup
-from support.jobs import Gate
-from support.server import Server
 
 from jobworker.auth import certs as development_certs
+from tests.support.cgroups import Unusable, hierarchy, own_cgroup
+from tests.support.jobs import Gate
+from tests.support.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

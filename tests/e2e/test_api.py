@@ -8,9 +8,9 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from support.jobs import sh
 
 from jobworker.rpc.v1 import jobworker_pb2 as pb
+from tests.support.jobs import sh
 
 
 async def read(client, job_id, **how):

@@ -4,7 +4,8 @@ import os
 
 import pytest
 from cryptography import x509
-from support.processes import jobworker
+
+from tests.support.processes import jobworker
 
 FILES = [
     f"{name}.{kind}"

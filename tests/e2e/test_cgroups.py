@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support.waiting import PATIENCE, wait_until
 
 from jobworker.cgroups import Cgroup, DeviceLimit, Limits, Service
 from jobworker.cgroups.controllers import CONTROLLERS
 from jobworker.cgroups.files import Files
 from jobworker.errors import ControllerUnavailable, InvalidArgument
 from jobworker.testing.contract import CORE_CHECKS, Site
+from tests.support.waiting import PATIENCE, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

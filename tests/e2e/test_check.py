@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from support.processes import jobworker
 
 from jobworker.auth import certs as development_certs
+from tests.support.processes import jobworker
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import os
 from dataclasses import replace
 
 import pytest
-from support.processes import alive
 
 from jobworker.cgroups import Limits
 from jobworker.errors import (
@@ -21,6 +20,7 @@ from jobworker.errors import (
     WorkingDirectoryUnusable,
 )
 from jobworker.job import JobSpec, Reason, Service, State, StopPolicy
+from tests.support.processes import alive
 
 
 def sh(script, **options):

@@ -6,9 +6,9 @@ import random
 import sys
 
 import pytest
-from support.jobs import sh
 
 from jobworker.rpc.v1 import jobworker_pb2 as pb
+from tests.support.jobs import sh
 
 
 def python(script, *args):

@@ -6,12 +6,12 @@ import sqlite3
 
 import grpc
 import pytest
-from support.jobs import sh
-from support.processes import alive
-from support.shim import signal_shim
-from support.waiting import until
 
 from jobworker.rpc.v1 import jobworker_pb2 as pb
+from tests.support.jobs import sh
+from tests.support.processes import alive
+from tests.support.shim import signal_shim
+from tests.support.waiting import until
 
 
 def kill_shim(running):

@@ -8,12 +8,12 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from support.cgroups import empty_cgroup, populated
-from support.processes import JOBWORKER, environment
-from support.shim import shim_is_gone
-from support.waiting import PATIENCE, wait_until
 
 from jobworker.rpc.client import Client
+from tests.support.cgroups import empty_cgroup, populated
+from tests.support.processes import JOBWORKER, environment
+from tests.support.shim import shim_is_gone
+from tests.support.waiting import PATIENCE, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

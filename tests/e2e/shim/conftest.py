@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.cgroups import own_cgroup
-from support.shim import shim_is_gone, shim_pid, signal_shim
-from support.waiting import PATIENCE, until
 
 import jobworker
 from jobworker.cgroups.cgroup import Cgroup
 from jobworker.shim import Client, ExitRecord, Launch, Launched
+from tests.support.cgroups import own_cgroup
+from tests.support.shim import shim_is_gone, shim_pid, signal_shim
+from tests.support.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     import signal

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from conftest import Host
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent.parent.parent
 
 
 async def test_jobs_outlive_a_killed_server_and_a_new_one_finds_them(host: Host) -> None:
     script = (
         "import asyncio, sys\n"
-        f"sys.path[:0] = {[str(HERE), str(HERE.parent.parent)]!r}\n"
+        f"sys.path[:0] = {[str(HERE), str(ROOT)]!r}\n"
         "from pathlib import Path\n"
         "from conftest import Host\n"
         "async def main():\n"
