@@ -1,0 +1,172 @@
+"""A QEMU guest on the host's files: builds it, runs it, watches it."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import selectors
+import shlex
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Final
+
+from guest import initramfs, packages
+from guest.cache import CHECKOUT
+from guest.initramfs import File
+from guest.outcome import Ended, Report, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from guest.cache import Cache
+
+HERE: Final = Path(__file__).resolve().parent
+OUTPUT: Final = "/run/guest/output"
+"""Where the command in the guest leaves files for the host; $GUEST_OUTPUT."""
+
+MODULES: Final = ("virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_blk", "virtio_console")
+DISK_SIZE: Final = 256 * 2**20
+CONSOLE_KEPT: Final = 2**20
+"""Characters of the console, from its end, that are looked at when the guest has ended."""
+
+PASSED_ON: Final = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "TERM", "COLUMNS"),
+    *("PYTHONPATH", "CI", "NO_COLOR", "FORCE_COLOR", "PYTHONUNBUFFERED", "PYTEST_ADDOPTS"),
+)
+"""Variables that the command has from the host; everything else stays there."""
+
+KERNEL_OPTIONS: Final = (
+    "console=ttyS0 quiet loglevel=1 panic=-1 oops=panic cgroup_no_v1=all mitigations=off "
+    "random.trust_cpu=on"
+)
+"""loglevel=1 keeps the console to the command; a panic shows the rest (console_verbose)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A guest that runs one command; `accelerator` is a value of QEMU's ``-accel``."""
+
+    cache: Cache
+    accelerator: str
+
+    def run(
+        self, command: list[str], *, time_limit: float, show: Callable[[str], None] = lambda _: None
+    ) -> Report:
+        """Run a command; `show` gets the console's text as it comes. Raises GuestFailed.
+
+        `time_limit` is in seconds, from the start of QEMU.
+        """
+        with self._prepared(command) as (directory, qemu):
+            report = directory / "report"
+            ended = _watch([*qemu, "-chardev", "stdio,id=console,signal=off"], time_limit, show)
+            return judge(ended, report.read_bytes() if report.exists() else b"")
+
+    def shell(self, command: list[str]) -> Report:
+        """Run an interactive command on this terminal. Raises GuestFailed."""
+        with self._prepared(command, interactive=True) as (directory, qemu):
+            log = directory / "console"
+            # With mux, Ctrl-A X ends QEMU, and Ctrl-C goes to the guest.
+            console = f"stdio,id=console,mux=on,signal=off,logfile={log}"
+            with subprocess.Popen([*qemu, "-chardev", console]) as process:
+                try:
+                    status = process.wait()
+                finally:
+                    process.kill()
+            text = log.read_text(encoding="utf-8", errors="replace")
+            return judge(Ended(status, text), (directory / "report").read_bytes())
+
+    @contextmanager
+    def _prepared(
+        self, command: list[str], *, interactive: bool = False
+    ) -> Iterator[tuple[Path, list[str]]]:
+        """Lay out the guest's own files in a directory, which is removed again."""
+        with TemporaryDirectory(prefix="jobworker-guest-") as name:
+            directory = Path(name)
+            (directory / "initramfs").write_bytes(self._initramfs(command, interactive))
+            with (directory / "disk").open("wb") as disk:
+                disk.truncate(DISK_SIZE)
+            yield directory, self._qemu(directory)
+
+    def _initramfs(self, command: list[str], interactive: bool) -> bytes:
+        modules = enumerate(self.cache.module_files(MODULES))
+        kept = (CHECKOUT, self.cache.directory, Path(sys.prefix), Path(sys.base_prefix))
+        return initramfs.pack(
+            [
+                File("init", (HERE / "init").read_bytes(), executable=True),
+                File("bin/busybox", self.cache.busybox.read_bytes(), executable=True),
+                File("guest/start", (HERE / "start").read_bytes(), executable=True),
+                File("guest/settings", self._settings(command, interactive).encode()),
+                File("guest/keep", "".join(f"{path}\n" for path in kept).encode()),
+                *(
+                    File(f"guest/modules/{number:02}-{path.name}", path.read_bytes())
+                    for number, path in modules
+                ),
+            ]
+        )
+
+    def _settings(self, command: list[str], interactive: bool) -> str:
+        """Return what the guest's init reads, in the language of its shell."""
+        variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        variables |= {"GUEST_OUTPUT": OUTPUT}
+        lines = [f"export {name}={shlex.quote(text)}" for name, text in variables.items()]
+        lines += [
+            f"directory={shlex.quote(str(CHECKOUT))}",
+            f"modules={shlex.quote(str(self.cache.modules))}",
+            f"interactive={'yes' if interactive else ''}",
+            f"set -- {shlex.join(command)}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _qemu(self, directory: Path) -> list[str]:
+        """Return the command line, without the character device `console`."""
+        # QEMU must not outlive this process, however that ends.
+        with_us = [packages.program("setpriv"), "--pdeathsig", "KILL"]
+        return [
+            *with_us,
+            packages.program("qemu-system-x86_64"),
+            *("-machine", "q35", "-accel", self.accelerator, "-cpu", "max", "-smp", "2"),
+            *("-m", "2G", "-nodefaults", "-display", "none", "-no-reboot", "-rtc", "base=utc"),
+            *("-kernel", str(self.cache.kernel), "-initrd", str(directory / "initramfs")),
+            *("-append", KERNEL_OPTIONS, "-serial", "chardev:console"),
+            # Read-only here, where nobody in the guest can change it.
+            "-virtfs",
+            "local,path=/,mount_tag=hostroot,security_model=none,readonly=on,multidevs=remap",
+            # Reports leave through a port that takes bytes and gives none.
+            *("-device", "virtio-serial", "-device", "virtserialport,chardev=report,name=report"),
+            *("-chardev", f"file,id=report,path={directory / 'report'}"),
+            # The host's page cache takes all writes, so that the limits are slower than the disk.
+            "-drive",
+            f"file={directory / 'disk'},if=virtio,format=raw,cache=unsafe",
+        ]
+
+
+def _watch(qemu: list[str], time_limit: float, show: Callable[[str], None]) -> Ended:
+    """Run QEMU until it ends or the time is up; return what its console said."""
+    deadline = time.monotonic() + time_limit
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    console = ""
+    with (
+        subprocess.Popen(
+            qemu, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process,
+        selectors.DefaultSelector() as selector,
+    ):
+        try:
+            assert process.stdout is not None
+            output = process.stdout.fileno()
+            selector.register(output, selectors.EVENT_READ)
+            while selector.select(max(0.0, deadline - time.monotonic())):
+                chunk = os.read(output, 65536)
+                if not chunk:
+                    return Ended(process.wait(), console)
+                text = decoder.decode(chunk).replace("\r", "")
+                show(text)
+                console = (console + text)[-CONSOLE_KEPT:]
+        finally:
+            process.kill()
+    return Ended(process.returncode, console, stopped_after=time_limit)
