@@ -25,6 +25,7 @@ class Audit:
             logger,
             processors=[
                 structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+                _in_order,
                 structlog.processors.JSONRenderer(),
             ],
             wrapper_class=structlog.BoundLogger,
@@ -56,3 +57,7 @@ class Audit:
     def close(self) -> None:
         """Close the file."""
         self._handler.close()
+
+
+def _in_order(_logger: object, _method: str, line: dict[str, Any]) -> dict[str, Any]:
+    return {"time": line.pop("time"), "event": line.pop("event"), **line}

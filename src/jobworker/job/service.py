@@ -30,6 +30,7 @@ from jobworker.job.lock import DirectoryLock
 from jobworker.job.processes import wait_empty
 from jobworker.job.record import JobRecord
 from jobworker.job.spec import JobSpec, check_seconds, parse_job_id
+from jobworker.job.state import State
 from jobworker.job.store import Store
 
 if TYPE_CHECKING:
@@ -204,7 +205,6 @@ class Service:
                     f"cannot start the job: {error}; raise that limit, or make room"
                 ) from error
             raise
-        self._on_change(Change("started", job, job.record.owner))
         return job
 
     async def _abandon_quietly(self, job: Job) -> None:
@@ -264,8 +264,11 @@ class Service:
     def _running(self, job: Job, record: JobRecord) -> None:
         self._store.update(record)
         job.publish(record)
+        self._on_change(Change("started", job, record.owner))
 
     def _ended(self, job: Job, record: JobRecord) -> None:
+        if job.status.state is State.PENDING:  # Its end overtook the news that it runs.
+            self._on_change(Change("started", job, record.owner))
         try:
             self._store.update(record)
         except (sqlite3.Error, JobWorkerError):
