@@ -11,6 +11,7 @@ import structlog
 from jobworker.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping
     from pathlib import Path
 
 
@@ -59,5 +60,5 @@ class Audit:
         self._handler.close()
 
 
-def _in_order(_logger: object, _method: str, line: dict[str, Any]) -> dict[str, Any]:
+def _in_order(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> dict[str, Any]:
     return {"time": line.pop("time"), "event": line.pop("event"), **line}
