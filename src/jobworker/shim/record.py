@@ -10,7 +10,7 @@ from jobworker.errors import JobWorkerError
 from jobworker.shim import wire
 from jobworker.shim.wire import ExitRecord
 
-_TEMPORARY_NAME: Final = f".{wire.EXIT_RECORD_NAME}.new"
+TEMPORARY_NAME: Final = f".{wire.EXIT_RECORD_NAME}.new"
 _MAX_SIZE: Final = 1024 * 1024
 
 
@@ -25,17 +25,17 @@ def write_exit_record(job_dir: int, record: ExitRecord) -> None:
     its end is in the server's registry soon after. Raises OSError, and leaves nothing behind.
     """
     body = wire.encode(record.to_json())[wire.HEADER_SIZE :] + b"\n"
-    _unlink(job_dir, _TEMPORARY_NAME)
+    _unlink(job_dir, TEMPORARY_NAME)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(_TEMPORARY_NAME, flags, 0o600, dir_fd=job_dir)
+    fd = os.open(TEMPORARY_NAME, flags, 0o600, dir_fd=job_dir)
     try:
         try:
             _write_all(fd, body)
         finally:
             os.close(fd)
-        os.rename(_TEMPORARY_NAME, wire.EXIT_RECORD_NAME, src_dir_fd=job_dir, dst_dir_fd=job_dir)
+        os.rename(TEMPORARY_NAME, wire.EXIT_RECORD_NAME, src_dir_fd=job_dir, dst_dir_fd=job_dir)
     except OSError:
-        _unlink(job_dir, _TEMPORARY_NAME)
+        _unlink(job_dir, TEMPORARY_NAME)
         raise
 
 
