@@ -3,9 +3,9 @@
 import asyncio
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from support.processes import alive
 
 from jobworker.cgroups import Limits
 from jobworker.errors import (
@@ -48,15 +48,6 @@ def left_behind(places):
     return [*places["log_dir"].iterdir()] + [
         path for path in (places["cgroup_root"] / "jobworker").iterdir() if path.is_dir()
     ]
-
-
-def alive(pid):
-    """Whether a process is there and has not ended; init may not have reaped it yet."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 async def test_a_job_runs_to_its_end(service):
@@ -344,11 +335,13 @@ async def test_two_services_do_not_share_a_directory(service, places, tmp_path):
             pass
 
 
-async def test_leaving_lets_jobs_go_on_and_entering_finds_them(places):
+async def test_leaving_lets_jobs_go_on_and_entering_finds_them(places, gate):
     async with Service(**places) as first:
-        job = await first.start_job(sh("echo before; sleep 0.5; echo after; exit 6"))
+        job = await first.start_job(sh(f"echo before; {gate.wait}; echo after; exit 6"))
     async with Service(**places) as second:
         again = await second.fetch_job(job.id)
+        assert again.status.state is State.RUNNING
+        gate.open()
         status = await again.wait()
         assert (status.state, status.exit_code) == (State.EXITED, 6)
         assert await again.output() == b"before\nafter\n"

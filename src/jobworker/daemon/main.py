@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 _PROGRAM: Final = "jobworker"
 _CERTS: Final = Path("/etc/jobworker/certs")
-_FILE: Final = click.Path(path_type=Path, dir_okay=False)
-_DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
+# Whether they can be read is for those to say that read them.
+_FILE: Final = click.Path(path_type=Path, dir_okay=False, readable=False)
+_DIRECTORY: Final = click.Path(path_type=Path, file_okay=False, readable=False)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -20,11 +20,13 @@ from jobworker.shim import Client, read_exit_record, wire
 if TYPE_CHECKING:
     from conftest import Host
 
+HERE = Path(__file__).parent
+
 
 async def test_jobs_outlive_a_killed_server_and_a_new_one_finds_them(host: Host) -> None:
     script = (
         "import asyncio, sys\n"
-        f"sys.path[:0] = [{str(Path(__file__).parent)!r}]\n"
+        f"sys.path[:0] = {[str(HERE), str(HERE.parent.parent)]!r}\n"
         "from pathlib import Path\n"
         "from conftest import Host\n"
         "async def main():\n"
