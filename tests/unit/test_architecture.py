@@ -12,10 +12,13 @@ import tomllib
 from pathlib import Path
 
 import jobworker.errors
+from jobworker.output import log
+from jobworker.shim import record, wire
 
 SOURCE = Path(jobworker.errors.__file__).parent.parent
 PYPROJECT = Path(__file__).parent.parent.parent / "pyproject.toml"
 
+SHIM_PARTS = ("jobworker.shim", "jobworker.cgroups", "jobworker.errors", "jobworker.lazy")
 PRINT_MODULES = """
 import importlib, json, sys
 sys.path.insert(0, sys.argv[1])
@@ -39,14 +42,14 @@ def within(module: str, *packages: str) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
-def test_the_shim_process_loads_the_standard_library_cgroups_and_errors_alone():
+def test_the_shim_process_loads_the_standard_library_and_its_own_parts_alone():
     loaded = loaded_modules("jobworker.shim.main", "-I", "-S")
     foreign = {
         module
         for module in loaded
         if module not in {"__main__", "jobworker"}
         and module.partition(".")[0] not in sys.stdlib_module_names
-        and not within(module, "jobworker.shim", "jobworker.cgroups", "jobworker.errors")
+        and not within(module, *SHIM_PARTS)
     }
     assert foreign == set()
 
@@ -106,3 +109,8 @@ def test_every_module_that_calls_itself_pure_is_held_to_it():
         if re.search(r"\bPure[.:]", docstring):
             pure.add(".".join(path.relative_to(SOURCE).with_suffix("").parts))
     assert pure <= set(contract["source_modules"])
+
+
+def test_output_removes_what_the_shim_puts_into_a_jobs_directory():
+    """Two siblings that may not import each other, and must agree on these names."""
+    assert set(log.OUR_NAMES) == {log.OUTPUT_NAME, wire.EXIT_RECORD_NAME, record.TEMPORARY_NAME}

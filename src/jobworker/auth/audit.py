@@ -11,6 +11,7 @@ import structlog
 from jobworker.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping
     from pathlib import Path
 
 
@@ -25,6 +26,7 @@ class Audit:
             logger,
             processors=[
                 structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+                _in_order,
                 structlog.processors.JSONRenderer(),
             ],
             wrapper_class=structlog.BoundLogger,
@@ -56,3 +58,7 @@ class Audit:
     def close(self) -> None:
         """Close the file."""
         self._handler.close()
+
+
+def _in_order(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> dict[str, Any]:
+    return {"time": line.pop("time"), "event": line.pop("event"), **line}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import enum
 import errno
 import os
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,10 +21,10 @@ from jobworker.cgroups.mounts import Mounts
 from jobworker.errors import (
     CgroupUnavailable,
     ControllerUnavailable,
-    InvalidArgument,
     LimitNotApplied,
-    ResourceExhausted,
 )
+from jobworker.exhaustion import exhausted
+from jobworker.ids import parse_job_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,6 +34,13 @@ if TYPE_CHECKING:
 NO_LIMITS: Final = Limits()
 DIRECTORY: Final = "jobworker"
 """The cgroup below the root that holds all jobs."""
+
+
+_NO_MORE_CGROUPS: Final = {
+    errno.EAGAIN: "cgroup.max.depth or cgroup.max.descendants of a cgroup above it is reached",
+    errno.ENOSPC: "the kernel has no room for another cgroup; remove some",
+}
+"""What mkdir(2) means in a cgroup (cgroup-v2.rst, and cgroup_mkdir in kernel/cgroup/cgroup.c)."""
 
 
 class _Place(enum.Enum):
@@ -149,13 +155,7 @@ class Service:
 
         Raises InvalidArgument if `job_id` is not a UUID in its usual form.
         """
-        try:
-            valid = str(uuid.UUID(job_id)) == job_id
-        except ValueError:
-            valid = False
-        if not valid:
-            raise InvalidArgument("job_id", f"{job_id!r} is not a UUID")
-        return Cgroup(self.directory / job_id, self._files)
+        return Cgroup(self.directory / parse_job_id(job_id), self._files)
 
     def remove_cgroup(self, job_id: str) -> None:
         """Remove a job's cgroup, and those nested in it; one that is missing is fine.
@@ -337,7 +337,7 @@ class Service:
         for setting in wanted:
             if setting.controller not in enabled:
                 reason = self.controllers()[setting.controller].reason
-                raise ControllerUnavailable(f"{_cannot_apply(setting.file, job_id)}: {reason}")
+                raise ControllerUnavailable(f"cannot {_to_apply(setting.file, job_id)}: {reason}")
 
     def _make(self, cgroup: Cgroup) -> None:
         try:
@@ -350,11 +350,10 @@ class Service:
         except FileExistsError as error:
             raise CgroupUnavailable(f"the cgroup {cgroup.path} is there already") from error
         except OSError as error:
-            problem = f"cannot create the cgroup {cgroup.path}: {_problem(error)}"
-            # EAGAIN: cgroup.max.depth or cgroup.max.descendants is reached.
-            if error.errno in (errno.EAGAIN, errno.ENOSPC, errno.ENOMEM):
-                raise ResourceExhausted(problem) from error
-            raise CgroupUnavailable(problem) from error
+            what = f"create the cgroup {cgroup.path}"
+            raise exhausted(what, error.errno, meanings=_NO_MORE_CGROUPS) or CgroupUnavailable(
+                f"cannot {what}: {_problem(error)}"
+            ) from error
 
     def _apply(self, cgroup: Cgroup, wanted: Iterable[Setting]) -> None:
         there = [s for s in wanted if self._files.exists(f"{cgroup.path}/{s.file}")]
@@ -374,20 +373,20 @@ class Service:
             rows = {s.file: row_of(s).needs for s in wanted if s.limit == limit}
             needs = " or ".join(f"{file} (needs {needs})" for file, needs in rows.items())
             raise ControllerUnavailable(
-                f"{_cannot_apply(limit, cgroup.id)}: this kernel does not have {needs}"
+                f"cannot {_to_apply(limit, cgroup.id)}: this kernel does not have {needs}"
             )
 
     def _write(self, cgroup: Cgroup, setting: Setting) -> None:
         try:
             self._files.write(f"{cgroup.path}/{setting.file}", setting.text)
         except OSError as error:
-            raise LimitNotApplied(
-                f"{_cannot_apply(setting.file, cgroup.id)}: the kernel refused "
-                f"{setting.text!r}: {_problem(error)}"
+            what = _to_apply(setting.file, cgroup.id)
+            raise exhausted(what, error.errno) or LimitNotApplied(
+                f"cannot {what}: the kernel refused {setting.text!r}: {_problem(error)}"
             ) from error
 
     def _read_back(self, cgroup: Cgroup, setting: Setting) -> None:
-        what = _cannot_apply(setting.file, cgroup.id)
+        what = f"cannot {_to_apply(setting.file, cgroup.id)}"
         try:
             content = self._files.read(f"{cgroup.path}/{setting.file}")
             if holds(setting, content, self._page_size):
@@ -404,8 +403,8 @@ def _problem(error: OSError) -> str:
     return os.strerror(error.errno or 0)
 
 
-def _cannot_apply(what: str, job_id: str) -> str:
-    return f"cannot apply {what} to job {job_id}"
+def _to_apply(what: str, job_id: str) -> str:
+    return f"apply {what} to job {job_id}"
 
 
 def _not_created(what: str, error: OSError) -> CgroupUnavailable:

@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from jobworker import job
 from jobworker.auth import tls
 from jobworker.auth.audit import Audit
-from jobworker.daemon.config import client_address
+from jobworker.daemon.config import client_address, reachable_host
 from jobworker.errors import ConfigError
 from jobworker.rpc.defaults import MAX_MESSAGE
 from jobworker.rpc.guard import Guard
@@ -172,7 +172,7 @@ def _address(host: str, port: int) -> str:
 
 async def _refuse_old_tls(settings: Settings, port: int) -> None:
     """Connect to ourselves with TLS 1.2: serving is refused if that gets through."""
-    host = settings.host if settings.host not in ("", "0.0.0.0", "::") else "localhost"  # noqa: S104
+    host = reachable_host(settings.host)
     if await tls.probe_tls12(host, port):
         raise ConfigError("cannot serve: a TLS 1.2 handshake succeeds, only TLS 1.3 must")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import logging
 import sqlite3
@@ -19,17 +18,19 @@ from jobworker.errors import (
     JobNotFound,
     JobWorkerError,
     RequestConflict,
-    ResourceExhausted,
     ShimUnavailable,
     ShuttingDown,
 )
+from jobworker.exhaustion import exhausted
+from jobworker.ids import parse_job_id
 from jobworker.job import launch
 from jobworker.job.custody import Custody
 from jobworker.job.job import Job
 from jobworker.job.lock import DirectoryLock
 from jobworker.job.processes import wait_empty
 from jobworker.job.record import JobRecord
-from jobworker.job.spec import JobSpec, check_seconds, parse_job_id
+from jobworker.job.spec import JobSpec, check_seconds
+from jobworker.job.state import State
 from jobworker.job.store import Store
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ DEFAULT_CGROUP_ROOT: Final = Path("/cgroup2")
 
 _LEAVING_PATIENCE: Final = 5.0
 """Seconds that launches under way are given to come to their end when the Service is left."""
-_EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +199,9 @@ class Service:
             raise
         except BaseException as error:
             await self._abandon_quietly(job)
-            if isinstance(error, OSError) and error.errno in _EXHAUSTED:
-                raise ResourceExhausted(
-                    f"cannot start the job: {error}; raise that limit, or make room"
-                ) from error
+            if isinstance(error, OSError) and (gone := exhausted("start the job", error.errno)):
+                raise gone from error
             raise
-        self._on_change(Change("started", job, job.record.owner))
         return job
 
     async def _abandon_quietly(self, job: Job) -> None:
@@ -264,8 +261,11 @@ class Service:
     def _running(self, job: Job, record: JobRecord) -> None:
         self._store.update(record)
         job.publish(record)
+        self._on_change(Change("started", job, record.owner))
 
     def _ended(self, job: Job, record: JobRecord) -> None:
+        if job.status.state is State.PENDING:  # Its end overtook the news that it runs.
+            self._on_change(Change("started", job, record.owner))
         try:
             self._store.update(record)
         except (sqlite3.Error, JobWorkerError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Mapping  # noqa: TC003 - msgspec resolves the annotations
 from dataclasses import dataclass, field
 from math import isfinite
@@ -11,7 +10,7 @@ from signal import SIGRTMAX, SIGTERM
 from typing import Final
 
 from jobworker.cgroups import Limits
-from jobworker.errors import InvalidArgument
+from jobworker.errors import InvalidArgument, shown
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MAX_REQUEST_ID: Final = 128
@@ -27,7 +26,6 @@ MAX_SECONDS: Final = 10 * 365 * 86400
 
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LABEL_KEY: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?")
-_SHOWN: Final = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,26 +104,6 @@ class JobSpec:
                     "'.', '_', '/' and '-', first and last a letter or digit)",
                 )
             _check_text(f"labels[{shown(key)}]", value, longest=MAX_LABEL_VALUE)
-
-
-def shown(text: str) -> str:
-    """Quote what somebody sent for an error message, without repeating a megabyte of it."""
-    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}… ({len(text)} characters)"
-
-
-def parse_job_id(text: str) -> str:
-    """Return a job id in its one accepted form: a UUID in lower case with hyphens.
-
-    Raises InvalidArgument for anything else: an id becomes a path only after this.
-    """
-    if not text:
-        raise InvalidArgument("job_id", "is empty")
-    try:
-        if str(uuid.UUID(text)) == text:
-            return text
-    except ValueError:
-        pass
-    raise InvalidArgument("job_id", f"{shown(text)} is not a job id (a UUID, as start prints it)")
 
 
 def check_signal(name: str, signum: int) -> None:

@@ -11,6 +11,7 @@ import logging
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
 import grpc
 
@@ -147,10 +148,10 @@ class Guard(grpc.aio.ServerInterceptor):
             self._policy.authorize(identity, method)
         except JobWorkerError as error:
             self._audit.decision(
-                allowed=False, method=method, user=user, peer=context.peer(), why=str(error)
+                allowed=False, method=method, user=user, peer=_peer(context), why=str(error)
             )
             raise
-        self._audit.decision(allowed=True, method=method, user=user, peer=context.peer())
+        self._audit.decision(allowed=True, method=method, user=user, peer=_peer(context))
         _caller.set(identity)
 
     async def close(self, patience: float) -> None:
@@ -168,6 +169,11 @@ class Guard(grpc.aio.ServerInterceptor):
             for task in left:
                 task.cancel()
             await asyncio.wait(left, timeout=patience)
+
+
+def _peer(context: Any) -> str:
+    """Return the address of the other side as people write it, for example ``[::1]:38022``."""
+    return unquote(context.peer()).partition(":")[2]
 
 
 def _current_task() -> asyncio.Task[Any]:

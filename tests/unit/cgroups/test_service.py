@@ -423,9 +423,9 @@ class TestCreate:
     def test_file_that_fails_leaves_nothing(
         self, tree: FakeCgroupTree, service: Service, file: str, operation: str
     ):
-        tree.fail(f"*/{file}", errno.ENOMEM, operation)
+        tree.fail(f"*/{file}", errno.EIO, operation)
 
-        with pytest.raises(LimitNotApplied, match="Cannot allocate memory") as caught:
+        with pytest.raises(LimitNotApplied, match="Input/output error") as caught:
             service.create_cgroup(JOB, ALL_LIMITS)
 
         assert file in str(caught.value)
@@ -477,14 +477,31 @@ class TestCreate:
 
         assert tree.read(f"{JOB_PATH}/pids.max") == "5\n"
 
-    @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOSPC, errno.ENOMEM])
+    @pytest.mark.parametrize(
+        ("number", "meaning"),
+        [
+            (errno.EAGAIN, "cgroup.max.descendants"),
+            (errno.ENOSPC, "no room for another cgroup"),
+            (errno.ENOMEM, "out of memory"),
+        ],
+    )
     def test_too_many_cgroups_is_an_exhausted_resource(
-        self, tree: FakeCgroupTree, service: Service, number: int
+        self, tree: FakeCgroupTree, service: Service, number: int, meaning: str
     ):
         tree.fail(JOB_PATH, number, "mkdir")
 
-        with pytest.raises(ResourceExhausted, match="cannot create the cgroup"):
+        with pytest.raises(ResourceExhausted, match=f"cannot create the cgroup .*{meaning}"):
             service.create_cgroup(JOB)
+
+    def test_limit_that_could_not_be_written_for_want_of_descriptors_is_not_the_kernels_no(
+        self, tree: FakeCgroupTree, service: Service
+    ):
+        tree.fail(f"{JOB_PATH}/pids.max", errno.EMFILE)
+
+        with pytest.raises(ResourceExhausted, match=r"cannot apply pids\.max .*LimitNOFILE"):
+            service.create_cgroup(JOB, Limits(pids_max=6))
+
+        assert jobs(tree) == []
 
     def test_cgroup_that_cannot_be_made_is_unavailable(
         self, tree: FakeCgroupTree, service: Service

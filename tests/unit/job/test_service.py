@@ -231,6 +231,7 @@ async def test_an_end_that_overtakes_the_answer_counts(host, service):
     host.shim.clients[0].launch = launch_and_end
     job = await service.start_job(TRUE)
     assert (job.status.state, job.status.exit_code) == (State.EXITED, 3)
+    assert host.changes == [("started", job.id, ""), ("ended", job.id, "")]
 
 
 async def test_an_end_that_cannot_be_recorded_is_known_until_it_can(host):

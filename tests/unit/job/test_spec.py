@@ -1,10 +1,9 @@
-import uuid
 from dataclasses import replace
 
 import pytest
 
 from jobworker.errors import InvalidArgument
-from jobworker.job.spec import JobSpec, StopPolicy, executables, parse_job_id
+from jobworker.job.spec import JobSpec, StopPolicy, executables
 
 TRUE = JobSpec(command="true")
 
@@ -57,33 +56,6 @@ def test_what_can_never_run_is_refused_with_the_field_named(field, change):
 def test_an_error_does_not_repeat_a_megabyte():
     with pytest.raises(InvalidArgument) as caught:
         replace(TRUE, working_directory="x" * 4000).check()
-    assert len(str(caught.value)) < 300
-
-
-def test_a_job_id_is_a_uuid_in_its_usual_form():
-    job_id = str(uuid.uuid4())
-    assert parse_job_id(job_id) == job_id
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "x",
-        "../../etc/passwd",
-        str(uuid.UUID(int=7)).replace("-", ""),
-        "{" + str(uuid.UUID(int=7)) + "}",
-        "urn:uuid:" + str(uuid.UUID(int=7)),
-        "ABCDEF00-0000-4000-8000-000000000000",
-        str(uuid.UUID(int=7)) + "\n",
-        "x" * 1_000_000,
-        "١" * 36,
-    ],
-)
-def test_anything_else_is_no_job_id(text):
-    with pytest.raises(InvalidArgument) as caught:
-        parse_job_id(text)
-    assert caught.value.field == "job_id"
     assert len(str(caught.value)) < 300
 
 

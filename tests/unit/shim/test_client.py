@@ -29,6 +29,7 @@ LAUNCH = Launch(
     cgroup_path="/x",
 )
 RECORD = {
+    "version": wire.VERSION,
     "job_id": "x",
     "boot_id": "b",
     "pid": 7,

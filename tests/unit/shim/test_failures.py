@@ -51,6 +51,7 @@ def of(kind: str, number: int, *existing: str) -> errors.JobWorkerError:
         ("clone", errno.EMFILE, errors.ResourceExhausted),
         ("clone", errno.EBUSY, errors.CgroupUnavailable),
         ("clone", errno.ENODEV, errors.CgroupUnavailable),
+        ("clone", errno.ENOSPC, errors.ResourceExhausted),
         ("setup", errno.EMFILE, errors.ResourceExhausted),
         ("setup", errno.EIO, errors.FailedPrecondition),
         ("bad_request", 0, errors.JobWorkerError),
@@ -59,6 +60,19 @@ def of(kind: str, number: int, *existing: str) -> errors.JobWorkerError:
 def test_error_of_a_launch(kind: str, number: int, expected: type[Exception]) -> None:
     assert kind in wire.ERROR_KINDS
     assert type(of(kind, number)) is expected
+
+
+@pytest.mark.parametrize(
+    ("number", "meaning"),
+    [
+        (errno.EAGAIN, "limit on processes"),
+        (errno.EMFILE, "the shim has no file descriptor left"),
+        (errno.ENOSPC, "name spaces or cgroups"),
+        (errno.ENFILE, "raise fs.file-max"),
+    ],
+)
+def test_what_has_run_out_is_said_of_the_shim(number: int, meaning: str) -> None:
+    assert meaning in str(of("clone", number))
 
 
 def test_missing_command_says_where_it_was_looked_for() -> None:

@@ -7,11 +7,13 @@ import signal
 import socket
 import stat
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from jobworker.shim import live
+from jobworker.cgroups.parse import MalformedText
+from jobworker.shim import live, loop
 from jobworker.shim.live import LiveJob
 from jobworker.shim.loop import Loop
 from jobworker.shim.spawn import Spawned
@@ -31,7 +33,8 @@ class FakeCgroup:
     def __init__(self) -> None:
         self.full = False
         self.calls: list[object] = []
-        self.problems: list[OSError] = []
+        self.problems: list[Exception] = []
+        self.malformed: list[Exception] = []
         self._ends = _urgent_pair()
 
     def kill(self) -> None:
@@ -43,16 +46,23 @@ class FakeCgroup:
         self.calls.append(signum)
 
     def populated(self, fd: int | None = None) -> bool:
+        if fd is not None and self.malformed:
+            raise self.malformed.pop()
         return self.full
 
     def open_events(self) -> int:
         return os.dup(self._ends[0].fileno())
 
     def usage(self) -> dict[str, int]:
+        if self.malformed:
+            raise self.malformed.pop()
         return {"oom_kills": 1}
 
     def empty(self) -> None:
         self.full = False
+        self.change()
+
+    def change(self) -> None:
         self._ends[1].send(b"!", socket.MSG_OOB)
 
     def close(self) -> None:
@@ -173,17 +183,65 @@ def test_stop_signals_now_and_kills_after_the_grace(bench: Bench) -> None:
     assert (record.signal, record.stopped) == (signal.SIGKILL, True)
 
 
-def test_kill_that_fails_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("problem", [OSError("out of descriptors"), MalformedText("x", "y")])
+def test_kill_that_fails_is_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
     monkeypatch.setattr(live, "_RETRY", 0.01)
     job = bench.start("exec /bin/sleep 1000")
     bench.run_until(lambda: bench.executed)
-    bench.cgroup.problems = [OSError("out of descriptors")]
+    bench.cgroup.problems = [problem]
     job.stop(signal.SIGTERM, 0)
     bench.run_until(lambda: bench.cgroup.calls == ["kill", "kill"])
-    bench.cgroup.problems = [OSError("out of descriptors")]
+    bench.cgroup.problems = [problem]
     signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
     bench.run_until(lambda: bench.ended)
     assert bench.cgroup.calls == ["kill"] * 4
+
+
+def test_events_that_cannot_be_understood_are_asked_for_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_RETRY", 0.01)
+    bench.cgroup.full = True
+    bench.start("exit 3")
+    bench.run_until(lambda: "kill" in bench.cgroup.calls)
+    before = sorted(Path("/proc/self/fd").iterdir())
+    bench.cgroup.malformed = [MalformedText("cgroup.events", "populated")]
+    bench.cgroup.change()
+    bench.run_until(lambda: bench.cgroup.calls == ["kill"] * 2)
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+    bench.cgroup.empty()
+    bench.run_until(lambda: bench.ended)
+
+
+def test_usage_that_cannot_be_understood_costs_the_usage_alone(bench: Bench) -> None:
+    job = bench.start("exit 3")
+    bench.run_until(lambda: bench.ended)
+    bench.cgroup.malformed = [MalformedText("cpu.stat", "user_usec")]
+    record = job.record("boot")
+    assert (record.exit_code, record.usage) == (3, {})
+
+
+def test_end_that_could_not_be_taken_is_told_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_RETRY", 0.01)
+    bench.cgroup.full = True
+    job = bench.start("exit 3")
+    told: list[LiveJob] = []
+
+    def on_ended(job: LiveJob) -> None:
+        told.append(job)
+        if len(told) == 1:
+            raise RuntimeError
+        bench.ended.append(job)
+
+    job._on_ended = on_ended
+    bench.run_until(lambda: "kill" in bench.cgroup.calls)
+    bench.cgroup.empty()
+    bench.run_until(lambda: bench.ended)
+    assert told == [job, job]
 
 
 def test_failed_launch_ends_without_having_been_executed(bench: Bench) -> None:
