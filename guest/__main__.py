@@ -72,7 +72,7 @@ def _shell(guest: Guest) -> int:
         raise CannotRun("a shell needs a terminal; for a command there is: python -m guest run")
     print(
         "A shell in a guest. It sees the host's files; what it writes is lost at its end.\n"
-        f"`exit` leaves it. If it hangs: Ctrl-A X. The scratch disk is /dev/vda."
+        "`exit` leaves it. If it hangs: Ctrl-A X. The scratch disk is /dev/vda."
     )
     width, height = shutil.get_terminal_size()
     prepare = f'stty rows {height} cols {width}; exec "${{SHELL:-/bin/sh}}"'

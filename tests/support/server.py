@@ -44,7 +44,7 @@ class Server:
         self.run_dir = directory / "run"
         self.messages = directory / "server.log"
         self.address = "localhost:0"
-        self._options = options
+        self.options = options
         self._environ = environ or {}
         self.config = directory / "jobworker.toml"  # The host's own must not be read.
         self.config.touch()
@@ -57,7 +57,7 @@ class Server:
         command += ["--key", str(self.certs / "jobworker.key"), "--ca", str(self.certs / "ca.crt")]
         command += ["--log-dir", str(self.log_dir), "--state-dir", str(self.state_dir)]
         command += ["--run-dir", str(self.run_dir), "--cgroup-root", str(self.cgroup_root)]
-        return [*command, *self._options]
+        return [*command, *self.options]
 
     def _start(self) -> subprocess.Popen[bytes]:
         """Start the program and wait until it is ready."""

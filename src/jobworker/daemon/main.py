@@ -106,8 +106,8 @@ def _read_config(context: click.Context, _option: click.Parameter, path: Path | 
 @click.pass_context
 def serve(context: click.Context, /, listen: str, audit_log: Path | None, **given: Any) -> None:
     """Serve until SIGTERM or Ctrl-C. Jobs go on running and are found again by the next start."""
-    # Every refused handshake is a line of gRPC's at its default verbosity.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # gRPC's core writes of refused handshakes and taken ports to stderr; what matters, we say.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from jobworker.daemon.serve import Settings
     from jobworker.daemon.serve import serve as run
 
