@@ -15,7 +15,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from jobworker import shim
+from jobworker import output, shim
 from jobworker.errors import JobNotFound, JobWorkerError, ShimUnavailable, Unavailable
 from jobworker.job import outcome, processes
 from jobworker.job.link import Link
@@ -214,7 +214,7 @@ class Custody:
         if job.finished:
             return
         try:
-            end = shim.read_exit_record(self._log_dir / job.id)
+            end = self._read_end(job)
         except (OSError, JobWorkerError) as error:
             log.exception("cannot read how job %s ended", job.id)
             self._finish(job, self._lost(job, f"its exit record cannot be read: {error}"))
@@ -225,6 +225,15 @@ class Custody:
             await self._abandon(job)
         else:
             self._watch_orphan(job)
+
+    def _read_end(self, job: Job) -> shim.ExitRecord | None:
+        directory = output.open_directory(self._log_dir, job.id)
+        if directory is None:
+            return None
+        try:
+            return shim.read_exit_record(directory)
+        finally:
+            os.close(directory)
 
     def _lost(self, job: Job, why: str) -> JobRecord:
         return replace(

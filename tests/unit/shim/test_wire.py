@@ -21,6 +21,7 @@ LAUNCH = {
     "cgroup_path": "/cgroup2/jobworker/a",
 }
 RECORD = {
+    "version": 1,
     "job_id": "a",
     "boot_id": "b",
     "pid": 7,
