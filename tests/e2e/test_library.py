@@ -151,7 +151,10 @@ async def test_stop_empties_a_tree_that_left_the_session_and_ignores_the_signal(
 
 
 async def test_what_a_job_leaves_behind_is_killed_before_its_end_is_known(service):
-    job = await service.start_job(sh("setsid -f sh -c 'echo $$; exec sleep 1000' ; sleep 0.2"))
+    script = (
+        "setsid -f sh -c 'echo $$; exec sleep 1000'; until [ -s /dev/stdout ]; do sleep 0.01; done"
+    )
+    job = await service.start_job(sh(script))
     await job.wait()
     daemon = int(await job.output())
     assert not alive(daemon)

@@ -16,7 +16,8 @@ from jobworker.output import log
 from jobworker.shim import record, wire
 
 SOURCE = Path(jobworker.errors.__file__).parent.parent
-PYPROJECT = Path(__file__).parent.parent.parent / "pyproject.toml"
+ROOT = Path(__file__).parent.parent.parent
+PYPROJECT = ROOT / "pyproject.toml"
 
 SHIM_PARTS = ("jobworker.shim", "jobworker.cgroups", "jobworker.errors", "jobworker.lazy")
 PRINT_MODULES = """
@@ -114,3 +115,11 @@ def test_every_module_that_calls_itself_pure_is_held_to_it():
 def test_output_removes_what_the_shim_puts_into_a_jobs_directory():
     """Two siblings that may not import each other, and must agree on these names."""
     assert set(log.OUR_NAMES) == {log.OUTPUT_NAME, wire.EXIT_RECORD_NAME, record.TEMPORARY_NAME}
+
+
+def test_every_test_that_the_architecture_names_exists():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")))
+    texts = [path.read_text(encoding="utf-8") for path in ROOT.joinpath("tests").rglob("test_*.py")]
+    there = {name for text in texts for name in re.findall(r"def (test_\w+)\(", text)}
+    assert named
+    assert named <= there
