@@ -192,5 +192,7 @@ async def client(host: Host) -> Client:
 async def any_client(request: pytest.FixtureRequest, host: Host) -> Client:
     """A client of a shim whose kernel offers clone3, and of one whose kernel says ENOSYS."""
     if request.param == "fork":
-        host.start_shim("import jobworker.shim.spawn as s; s._SYS_CLONE3 = 100_000")
+        host.start_shim(
+            "import jobworker.shim.spawn as s; s._calls = s._calls._replace(clone3=100_000)"
+        )
     return await host.connect()
