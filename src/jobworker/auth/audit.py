@@ -49,7 +49,7 @@ class Audit:
         )
 
     def change(self, event: str, *, job_id: str, **fields: Any) -> None:
-        """Record that a job was started, stopped, or has ended."""
+        """Record that a job was started, changed or stopped, or has ended."""
         self._write(event, job_id=job_id, **fields)
 
     def _write(self, event: str, **fields: Any) -> None:

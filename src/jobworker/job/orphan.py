@@ -61,6 +61,14 @@ class Orphan:
                 self._cgroup.signal(policy.signal)
             except (OSError, ValueError):
                 log.exception("cannot signal job %s; it will be killed", self._cgroup.id)
+            self._thaw()
+
+    def _thaw(self) -> None:
+        """Let a job that is frozen use its grace period, once the signal is waiting for it."""
+        try:
+            self._cgroup.thaw()
+        except OSError:
+            log.exception("cannot thaw job %s; it will be killed", self._cgroup.id)
 
     def _later(self, seconds: float, action: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()

@@ -32,6 +32,7 @@ class FakeCgroup:
 
     def __init__(self) -> None:
         self.full = False
+        self.frozen_for_good = False
         self.calls: list[object] = []
         self.problems: list[Exception] = []
         self.malformed: list[Exception] = []
@@ -44,6 +45,11 @@ class FakeCgroup:
 
     def signal(self, signum: int) -> None:
         self.calls.append(signum)
+
+    def thaw(self) -> None:
+        self.calls.append("thaw")
+        if self.frozen_for_good:
+            raise OSError("cannot be thawed")
 
     def populated(self, fd: int | None = None) -> bool:
         if fd is not None and self.malformed:
@@ -175,12 +181,31 @@ def test_stop_signals_now_and_kills_after_the_grace(bench: Bench) -> None:
     job = bench.start("exec /bin/sleep 1000")
     bench.run_until(lambda: bench.executed)
     job.stop(signal.SIGUSR1, 0.02)
-    assert bench.cgroup.calls == [signal.SIGUSR1]
+    assert bench.cgroup.calls == [signal.SIGUSR1, "thaw"]
     bench.run_until(lambda: "kill" in bench.cgroup.calls)
     signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
     bench.run_until(lambda: bench.ended)
     record = job.record("boot")
     assert (record.signal, record.stopped) == (signal.SIGKILL, True)
+
+
+def test_time_that_is_up_thaws_a_job_once_the_signal_waits_for_it(bench: Bench) -> None:
+    job = bench.start("exec /bin/sleep 1000", timeout=0.0)
+    bench.run_until(lambda: bench.cgroup.calls)
+    assert bench.cgroup.calls == [signal.SIGTERM, "thaw"]
+    signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
+    bench.run_until(lambda: bench.ended)
+    assert job.record("boot").timed_out
+
+
+def test_job_that_cannot_be_thawed_is_killed_after_the_grace(bench: Bench) -> None:
+    bench.cgroup.frozen_for_good = True
+    job = bench.start("exec /bin/sleep 1000")
+    bench.run_until(lambda: bench.executed)
+    job.stop(signal.SIGTERM, 0.01)
+    bench.run_until(lambda: "kill" in bench.cgroup.calls)
+    signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
+    bench.run_until(lambda: bench.ended)
 
 
 @pytest.mark.parametrize("problem", [OSError("out of descriptors"), MalformedText("x", "y")])
