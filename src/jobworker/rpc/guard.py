@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 _caller: ContextVar[Identity] = ContextVar("caller")
 
+_MAX_DETAILS: Final = 2000
+"""Characters; gRPC's default bound for all metadata is 8 KiB."""
+
 _KINDS: Final[Mapping[tuple[bool, bool], tuple[str, Callable[..., Handler]]]] = {
     (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
     (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
@@ -119,7 +122,7 @@ class Guard(grpc.aio.ServerInterceptor):
         except JobWorkerError as error:
             if status_code(error) is grpc.StatusCode.INTERNAL:
                 log.exception("a call of %s failed", method)
-            await context.abort(status_code(error), str(error))
+            await context.abort(status_code(error), _shortened(str(error)))
         except asyncio.CancelledError:
             if not self._closing or task in self._sending:
                 raise
@@ -180,6 +183,11 @@ def _current_task() -> asyncio.Task[Any]:
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine runs in a task
     return task
+
+
+def _shortened(details: str) -> str:
+    """Cut what would not fit into the trailing metadata: a client would get no status at all."""
+    return details if len(details) <= _MAX_DETAILS else f"{details[:_MAX_DETAILS]}…"
 
 
 def _shutting_down() -> ShuttingDown:
