@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from jobworker.auth import tls
 from jobworker.auth.identity import Identity
-from jobworker.errors import JobWorkerError, ShuttingDown
+from jobworker.errors import InvalidArgument, JobWorkerError, ShuttingDown
 from jobworker.rpc.errors import status_code
 
 if TYPE_CHECKING:
@@ -74,25 +75,31 @@ class Guard(grpc.aio.ServerInterceptor):
     def _wrap(self, handler: Any, method: str) -> Handler:
         kind, make = _KINDS[handler.request_streaming, handler.response_streaming]
         wrap = self._stream if handler.response_streaming else self._unary
+        # A single request is read behind the guard, like everything that a stranger may send.
+        parse = None if handler.request_streaming else handler.request_deserializer
         return make(
-            wrap(getattr(handler, kind), method),
-            request_deserializer=handler.request_deserializer,
+            wrap(getattr(handler, kind), method, parse or _as_it_is),
+            request_deserializer=None if parse else handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
 
-    def _unary(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
+    def _unary(
+        self, behaviour: Callable[..., Any], method: str, parse: Callable[[Any], Any]
+    ) -> Callable[..., Any]:
         async def call(request: Any, context: Any) -> Any:
             async with self._admitted(method, context, self._calls):
-                return await behaviour(request, context)
+                return await behaviour(_parsed(request, parse), context)
 
         return call
 
-    def _stream(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
+    def _stream(
+        self, behaviour: Callable[..., Any], method: str, parse: Callable[[Any], Any]
+    ) -> Callable[..., Any]:
         async def call(request: Any, context: Any) -> None:
             async with self._admitted(method, context, self._streams):
                 # grpc.aio knows two kinds of streaming handlers: generators, and coroutines that
                 # write to the context themselves.
-                result = behaviour(request, context)
+                result = behaviour(_parsed(request, parse), context)
                 if hasattr(result, "__aiter__"):
                     async with aclosing(result):
                         async for message in result:
@@ -172,6 +179,18 @@ class Guard(grpc.aio.ServerInterceptor):
             for task in left:
                 task.cancel()
             await asyncio.wait(left, timeout=patience)
+
+
+def _as_it_is(request: Any) -> Any:
+    return request
+
+
+def _parsed(request: Any, parse: Callable[[Any], Any]) -> Any:
+    """Read a request. Raises InvalidArgument if it is not a message of the contract."""
+    try:
+        return parse(request)
+    except DecodeError as error:
+        raise InvalidArgument("request", f"is not a message of this method: {error}") from None
 
 
 def _peer(context: Any) -> str:
