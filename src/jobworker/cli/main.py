@@ -28,6 +28,10 @@ COMMANDS: Final[Mapping[str, str]] = {
     "stop": "Stop a job",
     "status": "Fetch a job's status",
     "output": "Fetch a job's output",
+    "stats": "Watch what a job uses",
+    "update": "Change a running job's limits",
+    "pause": "Pause a job",
+    "resume": "Let a paused job go on",
 }
 """Name → short help. The module of the same name has the command; it is loaded when it is used."""
 

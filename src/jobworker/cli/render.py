@@ -11,7 +11,7 @@ from jobworker.cli.text import join, printable
 from jobworker.rpc.v1.jobworker_pb2 import Reason, Status, StatusDetail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -74,7 +74,7 @@ def status_text(response: StatusResponse, now: float, clock: Callable[[float], s
     rows: list[tuple[str, list[str]]] = [
         ("job", [job.id]),
         ("name", _given(job.name)),
-        ("status", [status_line(response.status)]),
+        ("status", [status_line(response.status, paused=job.paused)]),
         ("", _given(response.status.message)),
         ("command", [join([job.command.name, *job.command.args])] if job.command.name else []),
         ("owner", _given(job.owner)),
@@ -90,10 +90,15 @@ def status_text(response: StatusResponse, now: float, clock: Callable[[float], s
         ("stop", _stop_policy(job)),
         ("pid", [str(job.pid)] if job.pid else []),
         ("limits", limits.describe(job.limits)),
-        ("usage", _usage(job.usage)),
+        ("usage", usage_lines(job.usage)),
         ("output", [units.format_size(job.output_size)]),
         ("warnings", list(job.warnings)),
     ]
+    return layout(rows)
+
+
+def layout(rows: Iterable[tuple[str, list[str]]]) -> str:
+    """Write names and their lines in two columns; a name without a line is left out."""
     return "\n".join(
         f"{key if first else '':<10} {printable(line)}"
         for key, lines in rows
@@ -101,7 +106,7 @@ def status_text(response: StatusResponse, now: float, clock: Callable[[float], s
     )
 
 
-def status_line(detail: StatusDetail) -> str:
+def status_line(detail: StatusDetail, *, paused: bool = False) -> str:
     """Say a status in a word or two: ``running``, ``exited (0)``, ``stopped (timed out)``."""
     state = _word(Status.DESCRIPTOR, detail.status)
     reason = "" if not detail.reason else _word(Reason.DESCRIPTOR, detail.reason)
@@ -113,6 +118,8 @@ def status_line(detail: StatusDetail) -> str:
         notes.append(f"exit code {detail.exit_code}" if notes else str(detail.exit_code))
     if detail.signal:
         notes.append(units.format_signal(detail.signal))
+    if paused:
+        notes.append("paused")
     return f"{state} ({', '.join(notes)})" if notes else state
 
 
@@ -153,7 +160,9 @@ def _stop_policy(job: Job) -> list[str]:
     return [f"{signal}, then SIGKILL after {_seconds(job.stop.grace)}"]
 
 
-def _usage(usage: Usage) -> list[str]:
+def usage_lines(usage: Usage) -> list[str]:
+    """Say what a job has used; what is not known, or has not happened, is left out."""
+
     def time_of(field: str) -> str:
         return units.format_duration(units.seconds_of_us(getattr(usage, field)))
 
@@ -170,6 +179,8 @@ def _usage(usage: Usage) -> list[str]:
         lines.append(f"{units.format_duration(total)} CPU ({split})")
     if there("memory_peak"):
         lines.append(f"{size_of('memory_peak')} memory at most")
+    if usage.memory_swap_peak:
+        lines.append(f"{size_of('memory_swap_peak')} swap at most")
     if there("pids_peak"):
         lines.append(f"{usage.pids_peak} processes and threads at most")
     for what in ("read", "write"):
@@ -180,6 +191,17 @@ def _usage(usage: Usage) -> list[str]:
             lines.append(text)
     if usage.oom_kills:
         lines.append(f"{usage.oom_kills} processes killed: out of memory")
+    if usage.cpu_throttled_periods:
+        periods = f"{usage.cpu_throttled_periods} periods"
+        lines.append(f"{time_of('cpu_throttled_us')} held up by cpu-max in {periods}")
+    if usage.cpu_burst_periods:
+        periods = f"{usage.cpu_burst_periods} periods"
+        lines.append(f"{time_of('cpu_burst_us')} beyond cpu-max in {periods}")
+    lines += [
+        f"{times} times held back by {limit}"
+        for limit in ("memory-high", "memory-max", "pids-max")
+        if (times := getattr(usage, f"{limit.replace('-', '_')}_events"))
+    ]
     for what, name in (("cpu", "CPU"), ("memory", "memory"), ("io", "I/O")):
         if getattr(usage, f"{what}_pressure_us"):
             lines.append(f"{time_of(f'{what}_pressure_us')} waiting for {name}")

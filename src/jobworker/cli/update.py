@@ -34,8 +34,9 @@ Examples:
 def command(session: Session, /, job_id: str, **flags: Any) -> None:
     """Change limits of a running job, and print all that are in force then.
 
-    What is not given stays as it is; max takes a limit away. All that is given
-    is applied, or nothing is changed.
+    What is not given stays as it is; max takes a limit away (0 takes memory-min,
+    memory-low and the burst away, 100 is the usual weight). All that is given is
+    applied, or nothing is changed.
     """
     wanted = limits.from_flags(flags)
     if wanted == Limits():

@@ -80,6 +80,10 @@ def test_no_command_is_wrong_usage_and_shows_the_help():
         (["status", "--format", "xml", "x"], "'xml'"),
         (["output", "--offset", "-1", "x"], "not a number of bytes"),
         (["stop", "--grace", "long", "x"], "1h30m"),
+        (["update", "x"], "at least one limit"),
+        (["update", "--memory-max", "much", "x"], "512M"),
+        (["update", "--memory-max", "1G"], "JOB_ID"),
+        (["stats", "--interval", "often", "x"], "500ms"),
         (["status", "x"], "--cert FILE, set JOBWORKER_CERT"),
         (["--context", "lab", "status", "x"], "cannot use the context 'lab'"),
         (["--cert=a", "--key=b", "--ca=c", "--url=http://x", "status", "x"], "'http://x'"),
@@ -156,7 +160,7 @@ def test_commands_are_completed():
             "COMP_CWORD": "1",
         }
     )
-    assert result.stdout.decode().split() == ["plain,start", "plain,status"]
+    assert result.stdout.decode().split() == ["plain,start", "plain,status", "plain,stats"]
 
 
 def test_help_loads_nothing_of_grpc():
