@@ -166,9 +166,7 @@ def test_both_of_quota_and_burst_are_undone(tree: FakeCgroupTree, service: Servi
     tree.fail("*/pids.max", errno.EINVAL)
 
     with pytest.raises(LimitNotApplied):
-        service.update_limits(
-            JOB, Limits(cpu_max=CpuMax(9_000), cpu_burst_max=8_000, pids_max=1)
-        )
+        service.update_limits(JOB, Limits(cpu_max=CpuMax(9_000), cpu_burst_max=8_000, pids_max=1))
 
     assert everything(tree) == before
 
@@ -274,9 +272,7 @@ def test_cgroup_that_goes_meanwhile_is_told_apart_from_a_refusal(
 
 
 @pytest.mark.parametrize("file", ["pids.max", "cpu.max"])
-def test_what_is_in_force_must_be_readable_first(
-    tree: FakeCgroupTree, service: Service, file: str
-):
+def test_what_is_in_force_must_be_readable_first(tree: FakeCgroupTree, service: Service, file: str):
     tree.fail(f"*/{file}", errno.EIO, "read")
 
     with pytest.raises(LimitNotApplied, match="those in force cannot be read"):

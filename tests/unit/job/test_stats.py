@@ -115,7 +115,7 @@ async def test_a_sample_that_the_end_overtakes_is_the_end(tree, job, gone_before
 
 async def test_figures_that_cannot_be_read_are_told(tree, job):
     tree.fail("*/memory.current", errno.EIO, "read")
-    with pytest.raises(FailedPrecondition, match="cannot read what job job uses: .*Input/output"):
+    with pytest.raises(FailedPrecondition, match=r"cannot read what job job uses: .*Input/output"):
         await job.sample()
 
 
