@@ -28,16 +28,22 @@ if TYPE_CHECKING:
     from jobworker.shim.wire import Launch
 
 _RETRY: Final = 1.0
-"""Seconds until a cgroup that could not be asked is asked again."""
+"""Seconds until what could not be done is tried again: asking a cgroup, reaping a process."""
+
+
+class _Moment(NamedTuple):
+    """A time since the epoch, and the same on the monotonic clock; seconds."""
+
+    at: float
+    monotonic: float
 
 
 class _Outcome(NamedTuple):
-    """What waitid(2) said of the main process, and when."""
+    """What waitid(2) said of the main process, and when it ended."""
 
     code: int
     status: int
-    ended_at: float
-    ended: float
+    ended: _Moment
 
 
 class LiveJob:
@@ -79,6 +85,8 @@ class LiveJob:
         self._schedule = Schedule()
         self.started_at = time.time()
         self._started = time.monotonic()
+        self._ended: _Moment | None = None
+        self._traced = False
         self._outcome: _Outcome | None = None
         loop.watch(self._status, select.EPOLLIN, self._on_status)
 
@@ -88,7 +96,7 @@ class LiveJob:
         A job whose main process has ended is not touched: it has ended by itself.
         """
         self._reap()
-        if self._outcome is not None:
+        if self._ended is not None:
             return
         self._schedule.stop(time.monotonic(), grace)
         self._ask_to_end(signum, grace)
@@ -109,8 +117,8 @@ class LiveJob:
             stopped=self._schedule.stopped,
             timed_out=self._schedule.timed_out,
             started_at=self.started_at,
-            ended_at=outcome.ended_at,
-            runtime=outcome.ended - self._started,
+            ended_at=outcome.ended.at,
+            runtime=outcome.ended.monotonic - self._started,
             output_size=self._output_size(),
             usage=self._usage(),
         )
@@ -133,7 +141,8 @@ class LiveJob:
             self._started = time.monotonic()
             self._schedule.start(self._started, self._timeout)
             self._arm()
-        self._loop.watch(self.pidfd, select.EPOLLIN, self._reap)
+        # Edge-triggered: the pidfd of a process that cannot be reaped yet stays readable.
+        self._loop.watch(self.pidfd, select.EPOLLIN | select.EPOLLET, self._reap)
         if self.failure is None:
             self._on_executed(self)
 
@@ -142,12 +151,34 @@ class LiveJob:
         if self._outcome is not None or not (self.executed or self.failure):
             return
         result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
-        if result is None:
+        if result is None and not _is_readable(self.pidfd):
             return
-        self._outcome = _Outcome(result.si_code, result.si_status, time.time(), time.monotonic())
+        if self._ended is None:
+            self._ended = _Moment(time.time(), time.monotonic())
+            self._loop.cancel((self.id, "deadline"))
+        if result is None:
+            self._get_rid_of_tracer()
+            return
+        self._outcome = _Outcome(result.si_code, result.si_status, self._ended)
         self._loop.unwatch(self.pidfd)
-        self._loop.cancel((self.id, "deadline"))
-        self._loop.call_at((self.id, "cgroup"), self._outcome.ended, self._empty_cgroup)
+        self._loop.cancel((self.id, "tracer"))
+        self._loop.call_at((self.id, "cgroup"), time.monotonic(), self._empty_cgroup)
+
+    def _get_rid_of_tracer(self) -> None:
+        """Kill the job's other processes, one of which may trace the main one that has ended.
+
+        A process that is traced by another than its parent is not the parent's to reap until the
+        tracer has done so, has detached or is dead (ptrace(2)). The pidfd is readable all the time,
+        and reports an edge when the tracer is gone. One outside the cgroup is waited for.
+        """
+        if not self._traced:
+            log(f"job {self.id}: its main process has ended, but is held by one that traces it")
+            self._traced = True
+        self._loop.call_at((self.id, "tracer"), time.monotonic() + _RETRY, self._reap)
+        try:
+            self.cgroup.kill()
+        except (OSError, ValueError) as error:
+            log(f"job {self.id}: cannot kill what traces its main process: {error}")
 
     def _empty_cgroup(self) -> None:
         """Kill what the main process has left behind, and wait until it is gone."""
@@ -208,7 +239,7 @@ class LiveJob:
 
     def _on_deadline(self) -> None:
         self._reap()
-        if self._outcome is not None:
+        if self._ended is not None:
             return
         now = time.monotonic()
         timeout_at, kill_at = self._schedule.timeout_at, self._schedule.kill_at
@@ -237,3 +268,10 @@ class LiveJob:
     def _output_size(self) -> int:
         status = os.fstat(self._output)
         return status.st_size if stat.S_ISREG(status.st_mode) else 0
+
+
+def _is_readable(pidfd: int) -> bool:
+    """Whether the process has ended, reaped or not (pidfd_open(2))."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 import select
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -193,6 +195,59 @@ async def test_job_that_ignores_the_end_of_its_time_is_killed(host: Host, client
 async def test_job_that_ends_in_time_is_not_timed_out(host: Host, client: Client) -> None:
     _, record = await host.run(client, "true", timeout=1000.0)
     assert record.timed_out is False
+
+
+TRACE_AND_END = """
+import ctypes, os, sys, time
+read, write = os.pipe()
+main = os.getpid()
+if os.fork() == 0:
+    PTRACE_SEIZE = 0x4206
+    seized = ctypes.CDLL(None).ptrace(PTRACE_SEIZE, main, 0, 0)
+    os.write(write, b"1" if seized == 0 else b"0")
+    time.sleep(1000)
+os._exit(7 if os.read(read, 1) == b"1" else 1)
+"""
+
+
+async def test_main_process_that_its_child_traces_can_end(host: Host, client: Client) -> None:
+    nobody = pwd.getpwnam("nobody")
+    job, record = await host.run(
+        client, "python3", "-c", TRACE_AND_END, uid=nobody.pw_uid, gid=nobody.pw_gid
+    )
+    assert (record.exit_code, record.stopped) == (7, False)
+    assert not Path(job.cgroup.path).exists()
+
+
+TRACE = """
+import ctypes, os, sys
+PTRACE_SEIZE = 0x4206
+assert ctypes.CDLL(None).ptrace(PTRACE_SEIZE, int(sys.argv[1]), 0, 0) == 0
+print("traced", flush=True)
+sys.stdin.read()
+"""
+
+
+async def test_main_process_that_is_traced_from_outside_costs_nothing_and_ends_with_the_tracer(
+    host: Host, client: Client
+) -> None:
+    job = await host.launch(client, "sleep", "1000")
+    command = [sys.executable, "-c", TRACE, str(job.launched.pid)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as tracer:
+        assert tracer.stdin is not None
+        assert tracer.stdout is not None
+        assert tracer.stdout.readline() == b"traced\n"
+        os.kill(job.launched.pid, signal.SIGKILL)
+        await host.until(lambda: "held by one that traces it" in host.shim_log())
+        before = host.shim_cpu()
+        _, other = await host.run(client, "sleep", "0.3")
+        assert other.exit_code == 0
+        assert host.shim_cpu() - before < 0.2
+        await client.stop(job.id)
+        assert job.id not in host.records
+        tracer.stdin.close()
+    record = await host.ended(job)
+    assert (record.signal, record.stopped) == (signal.SIGKILL, False)
 
 
 async def test_cgroup_that_cannot_be_removed_is_named_in_the_record(
