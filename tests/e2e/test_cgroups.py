@@ -246,7 +246,7 @@ def test_cgroups_nested_deeper_than_a_path_can_be_are_signalled_and_removed(
     os.write(procs, str(process.pid).encode())
     os.close(procs)
     os.close(innermost)
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
     assert cgroup.processes() == [process.pid]
     with pytest.raises(OSError, match="still has processes") as caught:
         cgroup.remove()
@@ -259,7 +259,7 @@ def test_cgroups_nested_deeper_than_a_path_can_be_are_signalled_and_removed(
     wait_until(lambda: not cgroup.populated())
     cgroup.remove()
     assert not Path(cgroup.path).exists()
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
 
 def test_job_cannot_nest_without_end(service: Service):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from jobworker.cgroups.cgroup import Cgroup
 from jobworker.shim.log import log
+from jobworker.shim.retry import Retry
 from jobworker.shim.schedule import Schedule
 from jobworker.shim.spawn import SpawnFailure, read_failure
 from jobworker.shim.wire import ExitRecord
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from jobworker.shim.wire import Launch
 
 _RETRY: Final = 1.0
-"""Seconds until what could not be done is tried again: asking a cgroup, reaping a process."""
+"""Seconds until a process that is traced is tried to be reaped again."""
+_STOPPING: Final = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 
 class _Moment(NamedTuple):
@@ -51,7 +53,8 @@ class LiveJob:
 
     `on_executed(job)` follows a successful execve; `on_ended(job)` comes when the main process is
     reaped and the cgroup is empty. `failure` is set if the child could not become the command;
-    then `on_executed` has not been called. It owns its descriptors until `close`.
+    then `on_executed` has not been called. `trouble` says why the cgroup could not be emptied, if
+    that is so. It owns its descriptors until `close`.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class LiveJob:
         self.job_dir = job_dir
         self.executed = False
         self.failure: SpawnFailure | None = None
+        self.trouble = ""
         self.cgroup = Cgroup(launch.cgroup_path)
         self._timeout = launch.timeout
         self._stop_signal = launch.stop_signal
@@ -83,6 +87,8 @@ class LiveJob:
         self._on_executed = on_executed
         self._on_ended = on_ended
         self._schedule = Schedule()
+        self._emptying = Retry()
+        self._killing = Retry()
         self.started_at = time.time()
         self._started = time.monotonic()
         self._ended: _Moment | None = None
@@ -93,6 +99,7 @@ class LiveJob:
     def stop(self, signum: int, grace: float) -> None:
         """Signal every process of the job, and kill what is left after `grace` seconds.
 
+        The main process gets both wherever it has gone: one of root's can leave its cgroup.
         A job whose main process has ended is not touched: it has ended by itself.
         """
         self._reap()
@@ -209,9 +216,16 @@ class LiveJob:
 
     def _empty_cgroup_later(self, error: Exception) -> None:
         """Begin anew: a change that was read but not understood is not reported again."""
-        log(f"job {self.id}: cannot empty its cgroup, trying again: {error}")
         self._close_events()
-        self._loop.call_at((self.id, "cgroup"), time.monotonic() + _RETRY, self._empty_cgroup)
+        pause = self._emptying.after(error)
+        if pause is None:
+            log(f"job {self.id}: cannot empty its cgroup, giving up: {error}")
+            self.trouble = f"cannot empty it: {error}"
+            self._conclude()
+            return
+        if self._emptying.failures == 1:
+            log(f"job {self.id}: cannot empty its cgroup, trying again: {error}")
+        self._loop.call_at((self.id, "cgroup"), time.monotonic() + pause, self._empty_cgroup)
 
     def _close_events(self) -> None:
         if self._cgroup_events >= 0:
@@ -226,7 +240,7 @@ class LiveJob:
     def _ask_to_end(self, signum: int, grace: float) -> None:
         if grace > 0:
             try:
-                self.cgroup.signal(signum)
+                self.cgroup.signal(*_with_continue(signum), main=self.pidfd)
             except (OSError, ValueError) as error:
                 name = signal.strsignal(signum)
                 log(f"job {self.id}: cannot send signal {signum} ({name}): {error}")
@@ -251,11 +265,13 @@ class LiveJob:
 
     def _kill(self, now: float) -> None:
         try:
-            self.cgroup.kill()
+            self.cgroup.kill(self.pidfd)
             self._schedule.kill_at = None
         except (OSError, ValueError) as error:
-            log(f"job {self.id}: cannot kill it, trying again: {error}")
-            self._schedule.kill_at = now + _RETRY
+            if self._killing.failures == 0:
+                log(f"job {self.id}: cannot kill it, trying again: {error}")
+            pause = self._killing.after(error)
+            self._schedule.kill_at = None if pause is None else now + pause
         self._arm()
 
     def _usage(self) -> dict[str, int]:
@@ -268,6 +284,13 @@ class LiveJob:
     def _output_size(self) -> int:
         status = os.fstat(self._output)
         return status.st_size if stat.S_ISREG(status.st_mode) else 0
+
+
+def _with_continue(signum: int) -> tuple[int, ...]:
+    """Return what to send so that a stopped process hears `signum` too, as systemd.kill(5) does."""
+    if signum in (signal.SIGCONT, *_STOPPING):
+        return (signum,)
+    return (signum, signal.SIGCONT)
 
 
 def _is_readable(pidfd: int) -> bool:

@@ -220,7 +220,7 @@ def test_main_process_is_signalled_and_killed_wherever_it_has_gone(
 ):
     for end, expected in (
         (lambda main: cgroup.signal(signal.SIGTERM, main=main), signal.SIGTERM),
-        (lambda main: cgroup.kill(main), signal.SIGKILL),
+        (cgroup.kill, signal.SIGKILL),
     ):
         outside = spawn()
         main = os.pidfd_open(outside.pid)
