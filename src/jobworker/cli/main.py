@@ -7,11 +7,12 @@ import os
 import signal
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
 import jobworker
+from jobworker.cli.interrupts import INTERRUPTED, Interrupted, interrupts
 from jobworker.cli.session import FORMATS, Failure, Session
 from jobworker.cli.text import printable
 from jobworker.errors import JobWorkerError
@@ -33,7 +34,6 @@ COMMANDS: Final[Mapping[str, str]] = {
 
 FAILED: Final = 1
 USAGE: Final = 2
-INTERRUPTED: Final = 128 + signal.SIGINT
 BROKEN_PIPE: Final = 128 + signal.SIGPIPE
 
 
@@ -157,6 +157,9 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
+    except Interrupted as error:
+        _say(f"interrupted; {error}")
+        return INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return USAGE
@@ -189,13 +192,7 @@ def _prepare() -> None:
     if not _debugging():
         # gRPC's core writes of failed handshakes to stderr; what matters reaches us as an error.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # asyncio replaces only Python's own handler, by one that cannot interrupt a blocking write.
-        signal.signal(signal.SIGINT, _interrupt)
-
-
-def _interrupt(_signal: int, _frame: Any) -> NoReturn:
-    raise KeyboardInterrupt
+    interrupts.install()
 
 
 def _debugging() -> bool:

@@ -155,8 +155,8 @@ def command(session: Session, /, command_line: tuple[str, ...], **flags: Any) ->
         session,
         f"start {join(command_line)}",
         lambda client: client.start(request),
-        in_doubt="The job may have been started all the same. The same command with "
-        f"--request-id {request.request_id} finds it, or starts it if it was not.",
+        in_doubt="the job may have been started all the same: the same command with "
+        f"--request-id {request.request_id} finds it, or starts it if it was not",
     )
     for warning in response.warnings:
         click.echo(f"jobworker-cli: warning: {printable(warning)}", err=True)

@@ -42,6 +42,12 @@ def command(session: Session, /, job_id: str, grace: Fraction | None) -> None:
     Returns when the job has ended. Stopping a job that has ended already does nothing.
     """
     seconds = None if grace is None else float(grace)
-    call(session, f"stop job {job_id}", lambda client: client.stop(job_id, seconds))
+    call(
+        session,
+        f"stop job {job_id}",
+        lambda client: client.stop(job_id, seconds),
+        in_doubt="the server goes on stopping the job if the request has reached it: "
+        f"jobworker-cli status {job_id} says whether it has ended",
+    )
     if session.format == "json":
         click.echo(json.dumps({"job_id": job_id}))
