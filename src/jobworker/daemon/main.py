@@ -173,14 +173,15 @@ def init(directory: Path, names: tuple[str, ...], force: bool) -> None:
 @certs.command()
 @click.argument("common_name")
 @click.argument("directory", type=_DIRECTORY, default=Path("certs"))
-def user(common_name: str, directory: Path) -> None:
+@click.option("--force", is_flag=True, help="Issue the certificate anew, with a new key.")
+def user(common_name: str, directory: Path, force: bool) -> None:
     """Issue a client certificate for a further user.
 
     What the user may do is said in the server's configuration, under [users].
     """
     from jobworker.auth import certs as making
 
-    _say(making.issue_client(directory, common_name))
+    _say(making.issue_client(directory, common_name, force=force))
 
 
 def _say(outcome: Outcome) -> None:
