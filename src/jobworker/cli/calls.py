@@ -11,9 +11,9 @@ import grpc
 
 from jobworker.cli.context import Connection, resolve
 from jobworker.cli.failure import explain
-from jobworker.cli.interrupts import Interrupted
 from jobworker.cli.session import Failure
 from jobworker.errors import ConfigError
+from jobworker.program import Interrupted
 from jobworker.rpc.channel import parse_target
 from jobworker.rpc.client import Client
 from jobworker.rpc.resume import OutputInterrupted, never_connected

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import signal
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-INTERRUPTED: Final = 128 + signal.SIGINT
-"""The exit status after Ctrl-C."""
-
-
-class Interrupted(Exception):
-    """Raised when Ctrl-C came while a request was under way; the text says what that means."""
 
 
 class Interrupts:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from jobworker.cli.calls import call
-from jobworker.cli.interrupts import INTERRUPTED, interrupts
+from jobworker.cli.interrupts import interrupts
 from jobworker.cli.options import SectionedCommand, format_option, job_id_argument, option
 from jobworker.cli.render import to_json
 from jobworker.cli.session import Failure
-from jobworker.cli.text import printable
 from jobworker.cli.units import parse_offset
+from jobworker.program import INTERRUPTED
 from jobworker.rpc.resume import GIVE_UP_AFTER
+from jobworker.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,8 +19,8 @@ from jobworker.cli.options import (
 )
 from jobworker.cli.render import to_json
 from jobworker.cli.session import Failure, Session
-from jobworker.cli.text import join, printable
 from jobworker.rpc.v1.jobworker_pb2 import Command, StartRequest
+from jobworker.text import join, printable
 
 if TYPE_CHECKING:
     from fractions import Fraction

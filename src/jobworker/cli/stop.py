@@ -10,6 +10,7 @@ import click
 from jobworker.cli.calls import call
 from jobworker.cli.options import SectionedCommand, format_option, job_id_argument, option
 from jobworker.cli.units import parse_duration
+from jobworker.program import write
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -50,4 +51,4 @@ def command(session: Session, /, job_id: str, grace: Fraction | None) -> None:
         f"jobworker-cli status {job_id} says whether it has ended",
     )
     if session.format == "json":
-        click.echo(json.dumps({"job_id": job_id}))
+        write(json.dumps({"job_id": job_id}))
