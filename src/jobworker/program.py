@@ -1,28 +1,25 @@
-"""What the two programs have in common: how they end, what they say then, and their help."""
+"""What the two programs have in common: how they end, and what they say then."""
 
 from __future__ import annotations
 
 import os
 import signal
 import traceback
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from jobworker.command import Context, Group
 from jobworker.errors import JobWorkerError
 from jobworker.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 FAILED: Final = 1
 USAGE: Final = 2
 INTERRUPTED: Final = 128 + signal.SIGINT
 BROKEN_PIPE: Final = 128 + signal.SIGPIPE
-
-WIDTH: Final = 100
-"""Columns that a help text may take, on a terminal that has them."""
 
 
 class Interrupted(Exception):
@@ -102,17 +99,10 @@ def show_help(ctx: click.Context, names: Sequence[str]) -> None:
     parent = ctx.find_root()
     for name in names:
         group = parent.command
-        found = group.get_command(parent, name) if isinstance(group, click.Group) else None
+        if not isinstance(group, Group):
+            raise click.UsageError(f"{parent.command_path} has no command {name!r}", ctx)
+        found = group.get_command(parent, name)
         if found is None:
-            known = group.list_commands(parent) if isinstance(group, click.Group) else []
-            raise click.UsageError(no_command(name, known), ctx)
-        parent = click.Context(found, info_name=name, parent=parent)
+            raise click.UsageError(group.no_command(parent, name), ctx)
+        parent = Context(found, info_name=name, parent=parent)
     write(parent.get_help())
-
-
-def no_command(name: str, known: Iterable[str]) -> str:
-    """Say that there is no command of this `name`, and which was meant."""
-    known = list(known)
-    meant = get_close_matches(name, known, 1)
-    rest = f"did you mean {meant[0]}?" if meant else f"there are: {', '.join(known)}"
-    return f"there is no command {name!r}; {rest}" if known else f"there is no command {name!r}"

@@ -13,6 +13,7 @@ import jobworker
 from jobworker import program
 from jobworker.cli.interrupts import interrupts
 from jobworker.cli.session import FORMATS, Session
+from jobworker.command import Group, Option
 from jobworker.rpc.defaults import DEFAULT_ADDRESS, DEFAULT_PORT
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ COMMANDS: Final[Mapping[str, str]] = {
 }
 """Name → short help. The module of the same name has the command; it is loaded when it is used."""
 
-_ELSEWHERE: Final[Mapping[str, str]] = {
+ELSEWHERE: Final[Mapping[str, str]] = {
     "create": "did you mean start?",
     "exec": "did you mean start? What it starts is a job of its own",
     "kill": "did you mean stop? stop --grace 0 kills at once",
@@ -43,8 +44,10 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
 """What people call things in other programs → what to say."""
 
 
-class CommandTable(click.Group):
+class CommandTable(Group):
     """The commands, each in a module of its own that is imported only when it is called for."""
+
+    elsewhere = ELSEWHERE
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return the names in the order in which the help shows them."""
@@ -57,17 +60,6 @@ class CommandTable(click.Group):
         command: click.Command = importlib.import_module(f"jobworker.cli.{cmd_name}").command
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command of a command line; the error says which one was meant."""
-        name = args[0]
-        if name in COMMANDS or name.startswith("-") or ctx.resilient_parsing:
-            return super().resolve_command(ctx, args)
-        if name in _ELSEWHERE:
-            raise click.UsageError(f"there is no command {name!r}; {_ELSEWHERE[name]}", ctx)
-        raise click.UsageError(program.no_command(name, COMMANDS), ctx)
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """List the commands without loading them."""
         with formatter.section("Commands"):
@@ -79,9 +71,10 @@ class CommandTable(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
     options_metavar="[GLOBAL FLAGS]",
     subcommand_metavar="COMMAND [COMMAND FLAGS]",
-    epilog=f"""\b
-Settings are taken from the flag, then from the variable, then from a context
+    epilog=f"""Settings are taken from the flag, then from the variable, then from a context
 in ~/.config/jobworker/config.toml:
+
+\b
   current = "lab"
   [contexts.lab]
   url = "jobs.example.org:{DEFAULT_PORT}"
@@ -89,7 +82,6 @@ in ~/.config/jobworker/config.toml:
   key = "~/certs/user_alpha.key"
   ca = "~/certs/ca.crt"
 
-\b
 Exit status: 0; 1 if the call failed; 2 for wrong usage; 130 after Ctrl-C;
 141 if what reads the output went away. JOBWORKER_DEBUG=1 shows tracebacks.
 """,
@@ -99,8 +91,9 @@ Exit status: 0; 1 if the call failed; 2 for wrong usage; 130 after Ctrl-C;
     envvar="JOBWORKER_URL",
     show_envvar=True,
     metavar="HOST[:PORT]",
-    help="URL of the jobworker server: host, host:port, [IPv6]:port or https://host:port."
-    f"  [default: {DEFAULT_ADDRESS}]",
+    cls=Option,
+    default_text=DEFAULT_ADDRESS,
+    help="URL of the jobworker server: host, host:port, [IPv6]:port or https://host:port.",
 )
 @click.option(
     "--cert",
@@ -128,7 +121,9 @@ Exit status: 0; 1 if the call failed; 2 for wrong usage; 130 after Ctrl-C;
     envvar="JOBWORKER_CONTEXT",
     show_envvar=True,
     metavar="NAME",
-    help="Context of the configuration file to use.  [default: its `current`]",
+    cls=Option,
+    default_text="its `current`",
+    help="Context of the configuration file to use.",
 )
 @click.option(
     "--format",
