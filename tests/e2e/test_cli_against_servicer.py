@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 import pytest
@@ -203,6 +203,33 @@ async def test_stop_is_silent_and_sends_the_grace(cli, service):
     assert job.finished
 
 
+class Patient(ScriptedService):
+    """Does not come to the end of a Stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stopping = asyncio.Event()
+
+    async def Stop(self, request: pb.StopRequest, context: Any) -> pb.StopResponse:
+        self.stopping.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_ctrl_c_while_a_job_is_stopped_says_that_the_stop_goes_on(cli, serve):
+    service = Patient()
+    cli.url = (await serve(service)).url
+    process = await cli.start("stop", "x")
+    await asyncio.wait_for(service.stopping.wait(), 20)
+    process.send_signal(signal.SIGINT)
+    result = await finish(process)
+    assert result.status == 130
+    assert result.stderr == (
+        "jobworker-cli: interrupted; the server goes on stopping the job if the request has "
+        "reached it: jobworker-cli status x says whether it has ended\n"
+    )
+
+
 async def test_stop_as_json_says_which(cli, service):
     job_id = service.add().job.id
     result = await cli("--format", "json", "stop", job_id)
@@ -277,6 +304,7 @@ async def test_ctrl_c_detaches_and_says_how_to_go_on(cli, service):
     assert result.status == 130
     assert f"jobworker-cli stop {job.job.id}" in result.stderr
     assert f"jobworker-cli output --tail --offset 3 {job.job.id}" in result.stderr
+    assert "interrupted" not in result.stderr, "that it has detached says it"
     assert not job.finished
     await asyncio.wait_for(service.wait_for_followers(0), 10)
 
@@ -285,7 +313,7 @@ async def test_ctrl_c_is_heard_while_nobody_reads_the_output(cli, service):
     job_id = service.add(OUTPUT).job.id
     reading, writing = os.pipe()
     process = await cli.start("output", job_id, stdout=writing)
-    await waits_in(process.pid, "pipe_write")
+    await waits_in(process.pid, "pipe_write|poll")
     process.send_signal(signal.SIGINT)
     result = await finish(process)
     os.close(writing)

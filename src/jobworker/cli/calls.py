@@ -13,6 +13,7 @@ from jobworker.cli.context import Connection, resolve
 from jobworker.cli.failure import explain
 from jobworker.cli.session import Failure
 from jobworker.errors import ConfigError
+from jobworker.program import Interrupted
 from jobworker.rpc.channel import parse_target
 from jobworker.rpc.client import Client
 from jobworker.rpc.resume import OutputInterrupted, never_connected
@@ -34,7 +35,8 @@ def call(
 ) -> T:
     """Run `action` with a client; raises Failure with a sentence that says what it was `doing`.
 
-    `in_doubt` is what to say besides when the request was sent and the answer was lost.
+    `in_doubt` is what to say besides when the request may have been sent and the answer was lost;
+    with it, Ctrl-C raises Interrupted instead of KeyboardInterrupt.
     """
     connection = connection_of(session)
     _show_warnings()
@@ -54,8 +56,12 @@ def call(
     except grpc.RpcError as error:
         text = f"cannot {doing}: {explain(error, connection)}"
         if in_doubt and _answer_was_lost(error):
-            text += f"\n{in_doubt}"
+            text += f"\n{in_doubt[0].upper()}{in_doubt[1:]}."
         raise Failure(text) from error
+    except KeyboardInterrupt:
+        if in_doubt:
+            raise Interrupted(in_doubt) from None
+        raise
     except OutputInterrupted as error:
         lost = error.__cause__
         problem = explain(lost, connection) if isinstance(lost, grpc.RpcError) else error.problem

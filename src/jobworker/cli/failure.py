@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import grpc
 
-from jobworker.cli.text import printable
 from jobworker.rpc.resume import never_connected
+from jobworker.text import printable
 
 if TYPE_CHECKING:
     from jobworker.cli.context import Connection

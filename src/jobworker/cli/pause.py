@@ -9,6 +9,7 @@ import click
 
 from jobworker.cli.calls import call
 from jobworker.cli.options import SectionedCommand, format_option, job_id_argument
+from jobworker.program import write
 
 if TYPE_CHECKING:
     from jobworker.cli.session import Session
@@ -34,6 +35,12 @@ def command(session: Session, /, job_id: str) -> None:
     paused job does nothing. A paused job can be stopped: it goes on for its
     grace period.
     """
-    call(session, f"pause job {job_id}", lambda client: client.pause(job_id))
+    call(
+        session,
+        f"pause job {job_id}",
+        lambda client: client.pause(job_id),
+        in_doubt=f"the job may have been paused all the same: "
+        f"jobworker-cli status {job_id} says whether it is paused",
+    )
     if session.format == "json":
-        click.echo(json.dumps({"job_id": job_id}))
+        write(json.dumps({"job_id": job_id}))

@@ -7,8 +7,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from jobworker.cli import limits, units
-from jobworker.cli.text import join, printable
 from jobworker.rpc.v1.jobworker_pb2 import Reason, Status, StatusDetail
+from jobworker.text import join, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -9,6 +9,7 @@ import click
 
 from jobworker.cli.calls import call
 from jobworker.cli.options import SectionedCommand, format_option, job_id_argument
+from jobworker.program import write
 
 if TYPE_CHECKING:
     from jobworker.cli.session import Session
@@ -28,6 +29,12 @@ Example:
 @click.pass_obj
 def command(session: Session, /, job_id: str) -> None:
     """Let a paused job go on; it does nothing for one that is not paused."""
-    call(session, f"resume job {job_id}", lambda client: client.resume(job_id))
+    call(
+        session,
+        f"resume job {job_id}",
+        lambda client: client.resume(job_id),
+        in_doubt=f"the job may have been resumed all the same: "
+        f"jobworker-cli status {job_id} says whether it is paused",
+    )
     if session.format == "json":
-        click.echo(json.dumps({"job_id": job_id}))
+        write(json.dumps({"job_id": job_id}))

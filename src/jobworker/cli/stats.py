@@ -13,6 +13,7 @@ from jobworker.cli.options import SectionedCommand, format_option, job_id_argume
 from jobworker.cli.render import to_json
 from jobworker.cli.status import local_time
 from jobworker.cli.units import parse_duration
+from jobworker.program import write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +62,7 @@ def command(session: Session, /, job_id: str, *, follow: bool, interval: Fractio
         before: StatsResponse | None = None
         async for sample in client.stats(job_id, follow=follow, interval=float(interval)):
             for line in _lines(session, sample, before, follow=follow):
-                click.echo(line)
+                write(line)
             before = sample
 
     call(session, f"get the stats of job {job_id}", show)

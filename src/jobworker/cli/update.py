@@ -10,8 +10,9 @@ from jobworker.cli import limits
 from jobworker.cli.calls import call
 from jobworker.cli.options import SectionedCommand, format_option, job_id_argument
 from jobworker.cli.render import to_json
-from jobworker.cli.text import printable
+from jobworker.program import write
 from jobworker.rpc.v1.jobworker_pb2 import Limits
+from jobworker.text import printable
 
 if TYPE_CHECKING:
     from jobworker.cli.session import Session
@@ -45,12 +46,12 @@ def command(session: Session, /, job_id: str, **flags: Any) -> None:
         session,
         f"change the limits of job {job_id}",
         lambda client: client.update_limits(job_id, wanted),
-        in_doubt="They may have been changed all the same; jobworker-cli status tells.",
+        in_doubt="they may have been changed all the same: "
+        f"jobworker-cli status {job_id} says which are in force",
     )
     for warning in response.warnings:
         click.echo(f"jobworker-cli: warning: {printable(warning)}", err=True)
     if session.format == "json":
-        click.echo(to_json(response))
-        return
-    for line in limits.describe(response.limits):
-        click.echo(printable(line))
+        write(to_json(response))
+    elif lines := limits.describe(response.limits):
+        write("\n".join(map(printable, lines)))

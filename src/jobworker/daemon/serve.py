@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from jobworker import job
 from jobworker.auth import tls
 from jobworker.auth.audit import Audit
-from jobworker.daemon.config import client_address, reachable_host
+from jobworker.daemon import listen
 from jobworker.errors import ConfigError
 from jobworker.rpc.defaults import MAX_MESSAGE
 from jobworker.rpc.guard import Guard
@@ -88,6 +88,8 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
         if settings.cleanup:
             stack.callback(jobs.cgroups.cleanup)
         await stack.enter_async_context(jobs)
+        if count := jobs.unfinished:
+            log.info("jobs of an earlier server found running: %d", count)
         guard = Guard(settings.policy, audit)
         server = grpc.aio.server(interceptors=[guard], options=_OPTIONS)
         healthy = await _add_services(server, JobWorker(jobs))
@@ -95,8 +97,8 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
         await server.start()
         stack.push_async_callback(_shut_down, server, guard, healthy)
         await _refuse_old_tls(settings, port)
-        address = client_address(settings.host, port)
-        log.info("serving on %s", address)
+        address = listen.client_address(settings.host, port)
+        log.debug("serving on %s", address)
         ready(address)
         _notify("READY=1")
         await stopped.wait()
@@ -148,37 +150,20 @@ async def _add_services(server: grpc.aio.Server, worker: JobWorker) -> health.ai
 
 
 def _bind(server: grpc.aio.Server, settings: Settings, credentials: grpc.ServerCredentials) -> int:
-    address = _address(settings.host or "[::]", settings.port)
+    port = listen.free_port(settings.host, settings.port)
+    where = listen.address(settings.host or "::", port)
     try:
-        port = server.add_secure_port(address, credentials)
+        bound = server.add_secure_port(where, credentials)
     except RuntimeError as error:
-        raise ConfigError(f"cannot listen on {address}: {_why_not(settings)}") from error
-    if port == 0:
-        raise ConfigError(f"cannot listen on {address}: {_why_not(settings)}")
+        raise ConfigError(f"cannot listen on {where}: gRPC refused the address") from error
+    if bound != port:
+        raise ConfigError(f"cannot listen on {where}: gRPC got port {bound}")
     return port
-
-
-def _why_not(settings: Settings) -> str:
-    """Say why an address cannot be listened on, which grpcio does not."""
-    try:
-        found = socket.getaddrinfo(
-            settings.host or None, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        family, kind, protocol, _, address = found[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.bind(address)
-    except OSError as error:
-        return error.strerror or str(error)
-    return "grpc refused the address"
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
 async def _refuse_old_tls(settings: Settings, port: int) -> None:
     """Connect to ourselves with TLS 1.2: serving is refused if that gets through."""
-    host = reachable_host(settings.host)
+    host = listen.reachable_host(settings.host)
     if await tls.probe_tls12(host, port):
         raise ConfigError("cannot serve: a TLS 1.2 handshake succeeds, only TLS 1.3 must")
 

@@ -27,8 +27,8 @@ a network file system that does not answer), which is frozen only after that.
 async def set_frozen(cgroup: Cgroup, *, frozen: bool) -> bool:
     """Freeze a job's cgroup or let it go on; return whether that has changed anything.
 
-    A job that cannot be frozen within `PATIENCE` goes on. Raises FailedPrecondition (that, or the
-    job has ended) or ResourceExhausted.
+    A job that cannot be frozen within `PATIENCE` goes on. Raises FailedPrecondition (that, or no
+    process is left) or ResourceExhausted.
     """
     what = f"{'pause' if frozen else 'resume'} job {cgroup.id}"
     try:
@@ -41,7 +41,7 @@ async def set_frozen(cgroup: Cgroup, *, frozen: bool) -> bool:
                 cgroup.freeze(frozen=False)
             raise
         if not cgroup.populated():
-            raise _ended(what)
+            raise _empty(what)
     except TimeoutError:
         raise FailedPrecondition(f"cannot {what}: {_why_not(frozen=frozen)}") from None
     except OSError as error:
@@ -68,9 +68,10 @@ def _why_not(*, frozen: bool) -> str:
 
 def _refused(what: str, error: OSError) -> JobWorkerError:
     if error.errno in GONE:
-        return _ended(what)
+        return _empty(what)
     return exhausted(what, error.errno) or FailedPrecondition(f"cannot {what}: {error}")
 
 
-def _ended(what: str) -> FailedPrecondition:
-    return FailedPrecondition(f"cannot {what}: it has ended")
+def _empty(what: str) -> FailedPrecondition:
+    # It has ended, or its main process, as root, has left its cgroup.
+    return FailedPrecondition(f"cannot {what}: no process is left in its cgroup")

@@ -330,6 +330,11 @@ class Service:
             job = await self.fetch_job(job_id)
         return job
 
+    @property
+    def unfinished(self) -> int:
+        """How many jobs have not ended."""
+        return len(self._custody)
+
     async def fetch_job(self, job_id: str) -> Job:
         """Return a job. Raises InvalidArgument (a malformed id) or JobNotFound."""
         job_id = parse_job_id(job_id)

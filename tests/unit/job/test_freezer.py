@@ -101,12 +101,12 @@ async def test_a_job_that_ends_meanwhile_has_ended(tree, cgroup):
     pausing = asyncio.create_task(freezer.set_frozen(cgroup, frozen=True))
     await asyncio.sleep(0)
     tree.exit(10)
-    with pytest.raises(FailedPrecondition, match="cannot pause job job: it has ended"):
+    with pytest.raises(FailedPrecondition, match="cannot pause job job: no process is left"):
         await asyncio.wait_for(pausing, 10)
 
 
 async def test_a_job_whose_cgroup_is_gone_has_ended(tree):
-    with pytest.raises(FailedPrecondition, match="cannot resume job gone: it has ended"):
+    with pytest.raises(FailedPrecondition, match="cannot resume job gone: no process is left"):
         await freezer.set_frozen(Cgroup("/cgroup2/gone", tree.files), frozen=False)
 
 
