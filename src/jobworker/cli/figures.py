@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jobworker.rpc.v1.jobworker_pb2 import StatsResponse
 
 UNKNOWN: Final = "-"
-_WIDTHS: Final = (8, 7, 10, 12, 12, 5, 0)
+_WIDTHS: Final = (8, 8, 10, 12, 12, 5, 0)
 HEADER: Final = ("TIME", "CPU", "MEMORY", "READ", "WRITTEN", "PIDS", "STATUS")
 
 

@@ -62,7 +62,7 @@ def stop_request(job_id: UUID | str, grace: float | None) -> StopRequest:
     return request
 
 
-def stats_request(job_id: UUID | str, follow: bool, interval: float | None) -> StatsRequest:
+def stats_request(job_id: UUID | str, *, follow: bool, interval: float | None) -> StatsRequest:
     """Return the request for samples; `interval` is seconds, None the server's own."""
     request = StatsRequest(job_id=str(job_id), follow=follow)
     if interval is not None:

@@ -94,7 +94,7 @@ class Client:
 
         The last one is that of the job's end. None is the server's own interval, a second.
         """
-        call = self._stub.Stats(channel.stats_request(job_id, follow, interval))
+        call = self._stub.Stats(channel.stats_request(job_id, follow=follow, interval=interval))
         try:
             async for message in call:
                 yield message
