@@ -70,7 +70,9 @@ class Cache:
         command += ["-S", self.modules.name, "--all", *names]
         listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         lines = (line.partition(" ") for line in listing.splitlines())
-        return list(dict.fromkeys(Path(rest.strip()) for verb, _, rest in lines if verb == "insmod"))
+        return list(
+            dict.fromkeys(Path(rest.strip()) for verb, _, rest in lines if verb == "insmod")
+        )
 
     def _fill(self) -> None:
         fresh = Path(mkdtemp(dir=self.directory))

@@ -43,6 +43,10 @@ _NO_MORE_CGROUPS: Final = {
 """What mkdir(2) means in a cgroup (cgroup-v2.rst, and cgroup_mkdir in kernel/cgroup/cgroup.c)."""
 
 
+_BOUNDS: Final = {"cgroup.max.depth": "32", "cgroup.max.descendants": "1024"}
+"""What a job may nest in its cgroup (Linux 4.14). A job that runs as root can change it."""
+
+
 class _Place(enum.Enum):
     """What is at the place where the jobs' cgroups are to be."""
 
@@ -141,6 +145,8 @@ class Service:
         self._require_controllers(job_id, wanted)
         self._make(cgroup)
         try:
+            self._require_domain(cgroup)
+            self._bound(cgroup)
             self._apply(cgroup, wanted)
         except BaseException as error:
             try:
@@ -354,6 +360,42 @@ class Service:
             raise exhausted(what, error.errno, meanings=_NO_MORE_CGROUPS) or CgroupUnavailable(
                 f"cannot {what}: {_problem(error)}"
             ) from error
+
+    def _require_domain(self, cgroup: Cgroup) -> None:
+        """Raise CgroupUnavailable if no process could be in a new cgroup.
+
+        A job that runs as root can leave its cgroup and make it threaded. Unless the jobs'
+        directory has controllers of domains enabled (memory, io), that makes the directory the root
+        of a threaded domain, and all cgroups in it invalid that are not threaded (cgroup-v2.rst,
+        "Threads").
+        """
+        if self._type(cgroup.path) != "domain invalid":
+            return
+        what = f"cannot use the cgroup {cgroup.path}: "
+        names = self._files.children(str(self.directory))
+        threaded = [name for name in names if self._type(f"{self.directory}/{name}") == "threaded"]
+        if threaded:
+            raise CgroupUnavailable(
+                f"{what}{' and '.join(threaded[:3])} beside it has been made threaded "
+                "(cgroup.type), which makes every new one unusable; stop that job"
+            )
+        raise CgroupUnavailable(f"{what}{self.directory} is, or is in, a threaded cgroup")
+
+    def _type(self, path: str) -> str:
+        try:
+            return self._files.read(f"{path}/cgroup.type").strip()
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            return ""
+
+    def _bound(self, cgroup: Cgroup) -> None:
+        for file, text in _BOUNDS.items():
+            try:
+                self._files.write(f"{cgroup.path}/{file}", text)
+            except OSError as error:
+                if error.errno not in GONE:
+                    raise CgroupUnavailable(f"cannot limit {cgroup.path}: {error}") from error
 
     def _apply(self, cgroup: Cgroup, wanted: Iterable[Setting]) -> None:
         there = [s for s in wanted if self._files.exists(f"{cgroup.path}/{s.file}")]

@@ -174,5 +174,8 @@ async def _shut_down(
 def _notify(state: str) -> None:
     """Tell systemd, if it started us (sd_notify(3))."""
     if address := os.environ.get("NOTIFY_SOCKET"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-            channel.sendto(state.encode(), address.replace("@", "\0", 1))
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+                channel.sendto(state.encode(), address.replace("@", "\0", 1))
+        except OSError as error:
+            log.warning("cannot tell %s that %s: %s", address, state, error.strerror)

@@ -10,13 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sqlite3
 import time
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from jobworker import output, shim
-from jobworker.errors import JobNotFound, JobWorkerError, ShimUnavailable, Unavailable
+from jobworker.errors import (
+    FailedPrecondition,
+    JobNotFound,
+    JobWorkerError,
+    ShimUnavailable,
+    Unavailable,
+)
 from jobworker.job import outcome, processes
 from jobworker.job.link import Link
 from jobworker.job.orphan import Orphan
@@ -24,7 +30,7 @@ from jobworker.job.record import Process
 from jobworker.job.state import Event, JobStatus, State, transition
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from jobworker import cgroups
@@ -33,6 +39,13 @@ if TYPE_CHECKING:
     from jobworker.job.spec import StopPolicy
 
 log = logging.getLogger(__name__)
+
+_LAUNCH_PATIENCE: Final = 60.0
+"""Seconds; an execve takes that long only on a file system that hangs."""
+_STOP_PATIENCE: Final = 10.0
+"""Seconds until the shim has accepted a stop, not until the job has ended."""
+_RECONCILE_PATIENCE: Final = 3.0
+"""Seconds that a new connection waits for jobs whose execve has not come to an end yet."""
 
 
 class Custody:
@@ -111,9 +124,10 @@ class Custody:
         Raises what `shim.Client.launch` raises.
         """
         client = await self._link.client()
-        launched = await client.launch(
-            launch, stdin=stdin, output=output, cgroup=cgroup, job_dir=job_dir
-        )
+        async with _patience(_LAUNCH_PATIENCE, "execute the command"):
+            launched = await client.launch(
+                launch, stdin=stdin, output=output, cgroup=cgroup, job_dir=job_dir
+            )
         self._adopt(job, launched)
         self._launching.discard(job.id)
 
@@ -132,7 +146,8 @@ class Custody:
             if job.finished or job.id in self._orphans:
                 continue
             try:
-                await client.stop(job.id, signal=policy.signal, grace=policy.grace)
+                async with _patience(_STOP_PATIENCE, "accept the stop"):
+                    await client.stop(job.id, signal=policy.signal, grace=policy.grace)
                 break
             except JobNotFound:
                 if job.finished:
@@ -142,7 +157,9 @@ class Custody:
                 asked_again = True
                 await self._reconcile(job, client)
             except ShimUnavailable:
-                continue  # With the next connection, it is known who has the job.
+                if not client.lost:
+                    raise
+                # With the next connection, it is known who has the job.
         await job.wait()
 
     # Beginnings and ends
@@ -167,8 +184,15 @@ class Custody:
 
     def _shim_ended(self, end: shim.ExitRecord) -> None:
         job = self._jobs.get(end.job_id)
-        if job is None or job.finished:
+        if job is not None:
+            self._conclude(job, end)
+
+    def _conclude(self, job: Job, end: shim.ExitRecord) -> None:
+        """Finish a job by its exit record."""
+        if job.finished:
             return
+        # Nothing is left of the cgroup, unless the shim failed to remove it, or died before it did.
+        self._clear(job)
         self._finish(
             job,
             replace(
@@ -192,16 +216,25 @@ class Custody:
     # Finding out who has a job
 
     async def _reconcile_all(self, client: shim.Client) -> None:
-        for job in list(self._jobs.values()):
-            if job.id in self._launching or job.id in self._orphans:
-                continue
-            try:
-                await self._reconcile(job, client)
-            except ShimUnavailable:
-                raise
-            except (OSError, ValueError, sqlite3.Error, JobWorkerError):
-                # One job that cannot be understood must not keep the others from being served.
-                log.exception("cannot find out what became of job %s", job.id)
+        """Ask about all jobs at once; one whose execve hangs is not waited for."""
+        tasks = [
+            asyncio.create_task(self._reconcile_one(job, client))
+            for job in self._jobs.values()
+            if job.id not in self._launching and job.id not in self._orphans
+        ]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=_RECONCILE_PATIENCE)
+            for task in late:
+                self._keep(task)
+
+    async def _reconcile_one(self, job: Job, client: shim.Client) -> None:
+        try:
+            await self._reconcile(job, client)
+        except ShimUnavailable:
+            pass  # The next connection asks again.
+        except Exception:
+            # One job that cannot be understood must not keep the others from being served.
+            log.exception("cannot find out what became of job %s", job.id)
 
     async def _reconcile(self, job: Job, client: shim.Client) -> None:
         if job.id in client.jobs:
@@ -209,69 +242,86 @@ class Custody:
                 self._adopt(job, await client.attach(job.id))
             except JobNotFound:
                 pass  # It has ended since: the event has come, or its record is on disk.
+            except FailedPrecondition:
+                await self._abandon(job)  # Its execve has failed since.
+                return
             else:
                 return
         if job.finished:
             return
-        try:
-            end = self._read_end(job)
-        except (OSError, JobWorkerError) as error:
-            log.exception("cannot read how job %s ended", job.id)
-            self._finish(job, self._lost(job, f"its exit record cannot be read: {error}"))
-            return
-        if end is not None:
-            self._shim_ended(end)
-        elif job.status.state is State.PENDING:
-            await self._abandon(job)
-        else:
-            self._watch_orphan(job)
-
-    def _read_end(self, job: Job) -> shim.ExitRecord | None:
-        directory = output.open_directory(self._log_dir, job.id)
-        if directory is None:
-            return None
-        try:
-            return shim.read_exit_record(directory)
-        finally:
-            os.close(directory)
-
-    def _lost(self, job: Job, why: str) -> JobRecord:
-        return replace(
-            job.record,
-            status=outcome.lost(job.status.state, why),
-            ended_at=time.time(),
-            output_size=job.output_size() or 0,
-        )
-
-    # Orphans
-
-    def _watch_orphan(self, job: Job) -> None:
         process = job.record.process
         pidfd = self._pidfds.pop(job.id, None)
         if pidfd is None and process is not None:
             pidfd = processes.open_pidfd(process)
-        orphan = self._orphans[job.id] = Orphan(self._cgroups.cgroup(job.id), pidfd)
-        if job.spec.timeout is not None and job.record.started_at is not None:
-            left = job.record.started_at + job.spec.timeout - time.time()
-            orphan.limit(left, job.spec.stop)
+        if pidfd is None or processes.has_ended(pidfd):
+            end, _ = self._read_end(job)
+            if end is not None:
+                if pidfd is not None:
+                    os.close(pidfd)
+                self._conclude(job, end)
+                return
+            if job.status.state is State.PENDING and not self._has_begun(job):
+                await self._abandon(job)
+                return
+        self._watch_orphan(job, pidfd)
+
+    def _read_end(self, job: Job) -> tuple[shim.ExitRecord | None, str]:
+        """Return a job's exit record, if it is one of this job, and what is wrong with it."""
+        try:
+            directory = output.open_directory(self._log_dir, job.id)
+            if directory is None:
+                return None, ""
+            try:
+                end = shim.read_exit_record(directory)
+            finally:
+                os.close(directory)
+        except (OSError, JobWorkerError) as error:
+            log.exception("cannot read the exit record of job %s", job.id)
+            return None, f"its exit record cannot be read: {error}"
+        process = job.record.process
+        if end is None:
+            return None, ""
+        if end.job_id != job.id or (process is not None and end.pid != process.pid):
+            return None, "its exit record is another job's"
+        return end, ""
+
+    def _has_begun(self, job: Job) -> bool:
+        """Whether the command of a pending job has left traces of having been executed."""
+        return self._cgroups.cgroup(job.id).populated() or bool(job.output_size())
+
+    # Orphans
+
+    def _watch_orphan(self, job: Job, pidfd: int | None) -> None:
+        cgroup = self._cgroups.cgroup(job.id)
+        orphan = Orphan(cgroup, pidfd, main_process_known=job.record.process is not None)
+        self._orphans[job.id] = orphan
+        if job.spec.timeout is not None:
+            begun = job.record.started_at or job.record.created_at
+            orphan.limit(begun + job.spec.timeout - time.time(), job.spec.stop)
         if (policy := self._stops.get(job.id)) is not None:
             orphan.stop(policy)
-        task = asyncio.create_task(self._await_orphan(job, orphan))
+        self._keep(asyncio.create_task(self._await_orphan(job, orphan)))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
         self._watching.add(task)
         task.add_done_callback(self._watching.discard)
 
     async def _await_orphan(self, job: Job, orphan: Orphan) -> None:
         await orphan.wait_ended()
-        usage, trouble = self._clear(job)
-        status = outcome.conclude_orphan(job.record, orphan.told, processes.boot_id())
-        if trouble:
-            status = replace(status, message=f"{status.message}; {trouble}")
         del self._orphans[job.id]
+        # The shim may have been alive all the time, and only out of reach.
+        end, trouble = self._read_end(job)
+        if end is not None:
+            self._conclude(job, end)
+            return
+        usage, left = self._clear(job)
+        status = outcome.conclude_orphan(job.record, orphan.told, processes.boot_id())
+        message = "; ".join(part for part in (status.message, trouble, left) if part)
         self._finish(
             job,
             replace(
                 job.record,
-                status=status,
+                status=replace(status, message=message),
                 ended_at=time.time(),
                 output_size=job.output_size() or 0,
                 usage=usage,
@@ -279,7 +329,7 @@ class Custody:
         )
 
     def _clear(self, job: Job) -> tuple[dict[str, int], str]:
-        """Read the usage of an orphan and remove its cgroup; return what went wrong in words."""
+        """Read the usage of a job and remove its cgroup; return what went wrong in words."""
         cgroup = self._cgroups.cgroup(job.id)
         usage: dict[str, int] = {}
         try:
@@ -289,3 +339,13 @@ class Custody:
             log.exception("cannot clear the cgroup of job %s", job.id)
             return usage, str(error)
         return usage, ""
+
+
+@asynccontextmanager
+async def _patience(seconds: float, what: str) -> AsyncIterator[None]:
+    """Raise ShimUnavailable if the block takes longer than `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise ShimUnavailable(f"the shim did not {what} within {seconds:g} s") from None

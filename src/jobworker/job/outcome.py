@@ -53,11 +53,6 @@ def conclude_orphan(record: JobRecord, told: Told | None, boot_id: str) -> JobSt
     )
 
 
-def lost(state: State, why: str) -> JobStatus:
-    """Return the status of a job of which nobody can say how it ended."""
-    return JobStatus(transition(state, Event.LOSE), reason=Reason.LOST, message=why)
-
-
 def _event(record: ExitRecord) -> Event:
     if record.stopped or record.timed_out:
         return Event.STOP

@@ -21,6 +21,10 @@ MAX_LABEL_VALUE: Final = 255
 MAX_STDIN: Final = 1024 * 1024
 MAX_PATH: Final = 4096
 """Bytes, the kernel's PATH_MAX."""
+MAX_FILE_NAME: Final = 255
+"""Bytes, the kernel's NAME_MAX."""
+MAX_VARIABLE: Final = 128 * 1024 - 2
+"""Bytes of name and value together: execve(2) takes 32 pages, with "=" and a NUL."""
 MAX_SECONDS: Final = 10 * 365 * 86400
 """The longest timeout or grace period: ten years is a typing error, not a plan."""
 
@@ -58,6 +62,8 @@ class JobSpec:
         _check_text("command.name", self.command, longest=MAX_PATH)
         if not self.command:
             raise InvalidArgument("command.name", "is empty; name the program to run")
+        if "/" not in self.command and len(self.command.encode()) > MAX_FILE_NAME:
+            raise InvalidArgument("command.name", f"is longer than {MAX_FILE_NAME} bytes")
         for index, arg in enumerate(self.args):
             _check_text(f"command.args[{index}]", arg)
         self.limits.check()
@@ -89,7 +95,7 @@ class JobSpec:
                 raise InvalidArgument(
                     "env", f"{shown(key)} is not a variable's name (letters, digits and _)"
                 )
-            _check_text(f"env[{shown(key)}]", value)
+            _check_text(f"env[{shown(key)}]", value, longest=MAX_VARIABLE - len(key))
 
     def _check_labels(self) -> None:
         if len(self.labels) > MAX_LABELS:
@@ -126,7 +132,8 @@ def executables(command: str, path: str) -> list[str]:
     """
     if "/" in command:
         return [command]
-    return [f"{directory.rstrip('/')}/{command}" for directory in path.split(":") if directory]
+    directories = dict.fromkeys(path.split(":"))
+    return [f"{directory.rstrip('/')}/{command}" for directory in directories if directory]
 
 
 def _check_text(name: str, text: str, *, longest: int | None = None) -> None:

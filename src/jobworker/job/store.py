@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import msgspec
 
 from jobworker.cgroups import Limits
-from jobworker.errors import ConfigError, RequestConflict, ResourceExhausted
+from jobworker.errors import ConfigError, RequestConflict, ResourceExhausted, Unavailable
 from jobworker.job.record import JobRecord, Process
 from jobworker.job.spec import JobSpec
 from jobworker.job.state import JobStatus, Reason, State
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMA_VERSION: Final = 1
+_BUSY_PATIENCE: Final = 0.5
+"""Seconds that a foreign lock on the file may hold up the server."""
 
 _SCHEMA: Final = """
 CREATE TABLE jobs (
@@ -84,7 +86,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._connection = sqlite3.connect(path, isolation_level=None)
+        self._connection = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_PATIENCE)
         self._connection.row_factory = sqlite3.Row
 
     @classmethod
@@ -99,10 +101,7 @@ class Store:
             store._prepare()
         except sqlite3.Error as error:
             store.close()
-            raise ConfigError(
-                f"cannot use the registry {path}: {error}; move it away to begin with an empty one "
-                "(running jobs would be forgotten), or put a backup in its place"
-            ) from error
+            raise ConfigError(_unusable(path, error)) from error
         except ConfigError:
             store.close()
             raise
@@ -152,8 +151,14 @@ class Store:
         return next(self._select("id = :id", {"id": job_id}), None)
 
     def unfinished(self) -> list[JobRecord]:
-        """Return the jobs that were pending or running when last heard of."""
-        return list(self._select("output_size IS NULL", {}))
+        """Return the jobs that were pending or running when last heard of.
+
+        Raises ConfigError if the registry is damaged.
+        """
+        try:
+            return list(self._select("output_size IS NULL", {}))
+        except (sqlite3.Error, msgspec.MsgspecError, ValueError) as error:
+            raise ConfigError(_unusable(self._path, error)) from error
 
     def find_request(self, owner: str, request_id: str) -> tuple[JobRecord, str] | None:
         """Return the job that a user's request_id started, and the digest of its stdin."""
@@ -175,7 +180,18 @@ class Store:
                 raise ResourceExhausted(
                     f"cannot write the registry {self._path}: {error}; free some space there"
                 ) from error
+            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                raise Unavailable(
+                    f"cannot write the registry {self._path}: another process has locked it"
+                ) from error
             raise
+
+
+def _unusable(path: Path, error: Exception) -> str:
+    return (
+        f"cannot use the registry {path}: {error}; move it away to begin with an empty one "
+        "(running jobs would be forgotten), or put a backup in its place"
+    )
 
 
 def _fixed(record: JobRecord, stdin_digest: str) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from jobworker.auth import tls
 from jobworker.auth.identity import Identity
-from jobworker.errors import JobWorkerError, ShuttingDown
+from jobworker.errors import InvalidArgument, JobWorkerError, ShuttingDown
 from jobworker.rpc.errors import status_code
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _caller: ContextVar[Identity] = ContextVar("caller")
+
+_MAX_DETAILS: Final = 2000
+"""Characters; gRPC's default bound for all metadata is 8 KiB."""
 
 _KINDS: Final[Mapping[tuple[bool, bool], tuple[str, Callable[..., Handler]]]] = {
     (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
@@ -71,25 +75,31 @@ class Guard(grpc.aio.ServerInterceptor):
     def _wrap(self, handler: Any, method: str) -> Handler:
         kind, make = _KINDS[handler.request_streaming, handler.response_streaming]
         wrap = self._stream if handler.response_streaming else self._unary
+        # A single request is read behind the guard, like everything that a stranger may send.
+        parse = None if handler.request_streaming else handler.request_deserializer
         return make(
-            wrap(getattr(handler, kind), method),
-            request_deserializer=handler.request_deserializer,
+            wrap(getattr(handler, kind), method, parse or _as_it_is),
+            request_deserializer=None if parse else handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
 
-    def _unary(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
+    def _unary(
+        self, behaviour: Callable[..., Any], method: str, parse: Callable[[Any], Any]
+    ) -> Callable[..., Any]:
         async def call(request: Any, context: Any) -> Any:
             async with self._admitted(method, context, self._calls):
-                return await behaviour(request, context)
+                return await behaviour(_parsed(request, parse), context)
 
         return call
 
-    def _stream(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
+    def _stream(
+        self, behaviour: Callable[..., Any], method: str, parse: Callable[[Any], Any]
+    ) -> Callable[..., Any]:
         async def call(request: Any, context: Any) -> None:
             async with self._admitted(method, context, self._streams):
                 # grpc.aio knows two kinds of streaming handlers: generators, and coroutines that
                 # write to the context themselves.
-                result = behaviour(request, context)
+                result = behaviour(_parsed(request, parse), context)
                 if hasattr(result, "__aiter__"):
                     async with aclosing(result):
                         async for message in result:
@@ -119,7 +129,7 @@ class Guard(grpc.aio.ServerInterceptor):
         except JobWorkerError as error:
             if status_code(error) is grpc.StatusCode.INTERNAL:
                 log.exception("a call of %s failed", method)
-            await context.abort(status_code(error), str(error))
+            await context.abort(status_code(error), _shortened(str(error)))
         except asyncio.CancelledError:
             if not self._closing or task in self._sending:
                 raise
@@ -171,6 +181,18 @@ class Guard(grpc.aio.ServerInterceptor):
             await asyncio.wait(left, timeout=patience)
 
 
+def _as_it_is(request: Any) -> Any:
+    return request
+
+
+def _parsed(request: Any, parse: Callable[[Any], Any]) -> Any:
+    """Read a request. Raises InvalidArgument if it is not a message of the contract."""
+    try:
+        return parse(request)
+    except DecodeError as error:
+        raise InvalidArgument("request", f"is not a message of this method: {error}") from None
+
+
 def _peer(context: Any) -> str:
     """Return the address of the other side as people write it, for example ``[::1]:38022``."""
     return unquote(context.peer()).partition(":")[2]
@@ -180,6 +202,11 @@ def _current_task() -> asyncio.Task[Any]:
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine runs in a task
     return task
+
+
+def _shortened(details: str) -> str:
+    """Cut what would not fit into the trailing metadata: a client would get no status at all."""
+    return details if len(details) <= _MAX_DETAILS else f"{details[:_MAX_DETAILS]}…"
 
 
 def _shutting_down() -> ShuttingDown:

@@ -17,6 +17,9 @@ CORE_FILES: Final = {
     "cgroup.controllers": "",
     "cgroup.subtree_control": "",
     "cgroup.procs": "",
+    "cgroup.threads": "",
+    "cgroup.max.depth": "max\n",
+    "cgroup.max.descendants": "max\n",
     "cgroup.stat": "nr_descendants 0\nnr_dying_descendants 0\n",
     "cpu.stat": "usage_usec 0\nuser_usec 0\nsystem_usec 0\n",
 }
@@ -65,6 +68,7 @@ KNOWN_CONTROLLERS: Final = frozenset({*CONTROLLER_FILES, "cpuset", "hugetlb", "m
 WRITE_ONLY: Final = frozenset({"cgroup.kill"})
 
 LONG_MAX: Final = 2**63 - 1
+INT_MAX: Final = 2**31 - 1
 _SUFFIXES: Final = {"k": 10, "m": 20, "g": 30, "t": 40}
 
 
@@ -122,6 +126,12 @@ def _between(low: int, high: int, number: int) -> Callable[[str, Mapping[str, st
         return f"{integer(text)}\n"
 
     return write
+
+
+def _bound(text: str, _contents: Mapping[str, str], _host: Host) -> str:
+    if text != "max" and not 0 <= integer(text) < INT_MAX:
+        refuse(errno.ERANGE)
+    return f"{text}\n"
 
 
 def _cpu_max(text: str, contents: Mapping[str, str], _host: Host) -> str:
@@ -191,6 +201,8 @@ def _pids_max(text: str, _contents: Mapping[str, str], _host: Host) -> str:
 
 
 _WRITERS: Final[Mapping[str, Callable[[str, Mapping[str, str], Host], str]]] = {
+    "cgroup.max.depth": _bound,
+    "cgroup.max.descendants": _bound,
     "memory.min": _size,
     "memory.low": _size,
     "memory.high": _size,

@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from jobworker.cgroups.files import Files
+from jobworker.cgroups.files import Files, Nested
 from jobworker.cgroups.mounts import Mount, Mounts, Subsystem
 from jobworker.cgroups.service import Service
 from jobworker.testing.cgroup_files import (
@@ -66,6 +66,13 @@ class _Node:
         while node is not None:
             yield node
             node = node.parent
+
+    def has_room(self, level: int) -> bool:
+        """Tell whether one more may be nested in it, below a cgroup `level` levels down."""
+        nested = len(list(self.subtree())) - 1
+        bounds = {"cgroup.max.depth": level, "cgroup.max.descendants": nested}
+        texts = ((self.contents.get(file, "max"), used) for file, used in bounds.items())
+        return all(text.strip() == "max" or used < int(text) for text, used in texts)
 
     @property
     def populated(self) -> bool:
@@ -236,6 +243,8 @@ class FakeCgroupTree:
         if name in parent.children or name in parent.contents:
             refuse(errno.EEXIST, path)
         self.check_writable(str(PurePosixPath(path).parent))
+        if not all(above.has_room(level) for level, above in enumerate(parent.ancestry())):
+            refuse(errno.EAGAIN, path)
         node = _Node(parent=parent)
         self._fill(node)
         parent.children[name] = node
@@ -408,6 +417,23 @@ class FakeCgroupTree:
             ancestor.watchers = [watcher for watcher in ancestor.watchers if watcher.wake()]
 
 
+class _TreeNested(Nested):
+    """A cgroup of a tree that a walk has come to."""
+
+    def __init__(self, tree: FakeCgroupTree, path: str) -> None:
+        super().__init__(path, [], -1, None)
+        self._tree = tree
+
+    def read(self, file: str) -> str:
+        return self._tree.files.read(f"{self.path}/{file}")
+
+    def children(self) -> list[str]:
+        return self._tree.names(self.path)
+
+    def remove(self) -> None:
+        self._tree.rmdir(self.path)
+
+
 class _TreeFiles(Files):
     """The boundary to cgroup files, answered by a tree."""
 
@@ -447,6 +473,13 @@ class _TreeFiles(Files):
 
     def children(self, path: str) -> list[str]:
         return self._tree.names(path)
+
+    def walk(self, path: str) -> Iterator[Nested]:
+        if not self._tree.is_mounted(path):
+            return
+        for name in self._tree.names(path):
+            yield from self.walk(f"{path}/{name}")
+        yield _TreeNested(self._tree, path)
 
     def make_cgroup(self, path: str) -> None:
         self._tree.mkdir(path)

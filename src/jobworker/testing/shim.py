@@ -26,7 +26,8 @@ class FakeShim:
 
     `connect` is what `shim.Client.connect` is. `launched` are the jobs that were launched, and
     `stops` the stop requests, in order. `refusal` is raised by the next launch, and `connect`
-    fails as often as `unreachable` says.
+    fails as often as `unreachable` says. Calls for the jobs in `hanging` (or for all, if "" is in
+    it) are never answered.
     """
 
     def __init__(self) -> None:
@@ -35,6 +36,7 @@ class FakeShim:
         self.clients: list[FakeClient] = []
         self.refusal: JobWorkerError | None = None
         self.unreachable = 0
+        self.hanging: set[str] = set()
         self.before_attach: Callable[[str], None] = lambda _job_id: None
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -75,7 +77,7 @@ class FakeShim:
 
     def end(self, job_id: str, **how: Any) -> None:
         """End a job as `how` says (exit_code, signal, stopped, …) and tell every client."""
-        self._kill(job_id)
+        self.kill(job_id)
         del self.launched[job_id]
         record = self.record(job_id, **how)
         for client in self.connected:
@@ -84,8 +86,9 @@ class FakeShim:
     def record(self, job_id: str, **how: Any) -> ExitRecord:
         """Return the exit record of a job that ended as `how` says."""
         now = time.time()
+        pid = self.processes[job_id].pid
         given = {"started_at": now, "ended_at": now, "runtime": 0.0, "output_size": 0, **how}
-        return ExitRecord(job_id=job_id, boot_id="", pid=1, **given)
+        return ExitRecord(job_id=job_id, boot_id="", pid=pid, **given)
 
     def disconnect(self) -> None:
         """Break every connection; the jobs stay with the shim."""
@@ -97,7 +100,8 @@ class FakeShim:
         self.launched.clear()
         self.disconnect()
 
-    def _kill(self, job_id: str) -> None:
+    def kill(self, job_id: str) -> None:
+        """End a job's process, without a word."""
         self.processes[job_id].kill()
         self.processes[job_id].wait()
 
@@ -119,7 +123,7 @@ class FakeClient:
 
     async def launch(self, launch: Launch, **_fds: int) -> Launched:
         """Start a job, or raise the shim's `refusal`."""
-        await self._turn()
+        await self._turn(launch.job_id)
         if (refusal := self._shim.refusal) is not None:
             self._shim.refusal = None
             raise refusal
@@ -130,14 +134,14 @@ class FakeClient:
     async def attach(self, job_id: str) -> Launched:
         """Return the process of a live job."""
         self._shim.before_attach(job_id)
-        await self._turn()
+        await self._turn(job_id)
         if job_id not in self._shim.launched:
             raise JobNotFound(job_id)
         return self._process(job_id)
 
     async def stop(self, job_id: str, *, signal: int, grace: float) -> None:
         """Note a stop request of a live job."""
-        await self._turn()
+        await self._turn(job_id)
         if job_id not in self._shim.launched:
             raise JobNotFound(job_id)
         self._shim.stops.append((job_id, signal, grace))
@@ -151,8 +155,10 @@ class FakeClient:
         self.lost = True
         self._on_disconnect()
 
-    async def _turn(self) -> None:
+    async def _turn(self, job_id: str) -> None:
         await asyncio.sleep(0)
+        if self._shim.hanging & {"", job_id}:
+            await asyncio.get_running_loop().create_future()
         if self.lost:
             raise ShimUnavailable("the connection to the shim is lost")
 

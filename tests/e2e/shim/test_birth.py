@@ -36,7 +36,7 @@ import os, sys
 sys.path.insert(0, sys.argv[1])
 from jobworker.shim import spawn
 from jobworker.shim.wire import Launch
-spawn._SYS_CLONE3 = int(sys.argv[2])
+spawn._calls = spawn._calls._replace(clone3=int(sys.argv[2]))
 null, cgroup = os.open("/dev/null", os.O_RDWR), os.open(sys.argv[3], os.O_RDONLY)
 spawner = spawn.Spawner()
 launch = Launch(job_id="x", executables=["/bin/true"], argv=["true"], env={},
@@ -103,7 +103,8 @@ def cgroup(cgroup_root: Path) -> Iterator[Path]:
 
 
 def test_process_is_in_its_cgroup_from_its_first_instruction(cgroup: Path) -> None:
-    seen = trace_spawn(cgroup, spawn._SYS_CLONE3)
+    assert spawn._calls is not None
+    seen = trace_spawn(cgroup, spawn._calls.clone3)
     assert set(seen) == {"first instruction", "execve"}
     assert all(path.endswith(f"/{cgroup.name}") for path in seen.values()), seen
 

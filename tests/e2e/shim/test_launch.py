@@ -23,7 +23,7 @@ from jobworker.errors import (
     JobWorkerError,
     WorkingDirectoryUnusable,
 )
-from jobworker.shim import Launch
+from jobworker.shim import Launch, wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,6 +90,22 @@ async def test_signals_that_glibc_keeps_for_itself_are_at_their_defaults_too(hos
     host.start_shim(IGNORE_INTERNAL_SIGNALS)
     job = await sleeper(host, await host.connect())
     assert int(job.status()["SigIgn"], 16) == 0
+
+
+async def test_machine_whose_system_calls_are_not_known_starts_jobs_by_fork(host: Host) -> None:
+    read_end, write_end = os.pipe()
+    foreign = "import jobworker.shim.spawn as s; s._calls = s.system_calls('alpha')"
+    host.start_shim(foreign, pass_fds=(read_end, write_end))
+    os.close(read_end)
+    os.close(write_end)
+    client = await host.connect()
+    job = await sleeper(host, client)
+    directory = Path(f"/proc/{job.launched.pid}/fd")
+    await host.until(lambda: {each.name for each in directory.iterdir()} == {"0", "1", "2"})
+    assert job.launched.pid in job.cgroup.processes()
+    assert "using fork" in (host.run_dir / wire.LOG_NAME).read_text()
+    await client.stop(job.id, grace=0)
+    assert (await host.ended(job)).signal == signal.SIGKILL
 
 
 async def test_command_leads_its_own_session(host: Host, any_client: Client) -> None:
@@ -327,7 +343,11 @@ async def test_job_whose_execve_hangs_can_be_killed(
     program, _ = hanging_program
     launching = asyncio.create_task(host.launch(client, str(program), job_id="hanging"))
     await host.run(client, "true")
-    attaching = asyncio.create_task((await host.connect()).attach("hanging"))
+    other = await host.connect()
+    attaching = asyncio.create_task(other.attach("hanging"))
+    await host.until(lambda: bool(other._calls))
+    # Answered in turn: the shim has heard of the attach, which would find no job after the stop.
+    await other._call("hello", {"version": wire.VERSION})
     await client.stop("hanging", grace=0)
     job = await launching
     os.close((await attaching).pidfd)

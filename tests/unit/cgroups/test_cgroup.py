@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from jobworker.cgroups.cgroup import SIGNAL_BATCH, Cgroup
+from jobworker.cgroups.cgroup import Cgroup
 from jobworker.cgroups.limits import CpuMax, DeviceLimit, Limits
 from jobworker.testing import FakeCgroupTree
 
@@ -122,9 +122,9 @@ def test_kill_empties_nested_cgroups(tree: FakeCgroupTree, cgroup: Cgroup):
 
 
 def test_kill_that_is_refused_is_no_success(tree: FakeCgroupTree, cgroup: Cgroup):
-    tree.fail("*/cgroup.kill", errno.EOPNOTSUPP)
+    tree.fail("*/cgroup.kill", errno.EACCES)
 
-    with pytest.raises(OSError, match="not supported"):
+    with pytest.raises(PermissionError):
         cgroup.kill()
 
 
@@ -203,6 +203,51 @@ def test_signal_spares_a_process_that_got_a_members_pid(
     assert stranger.wait(SECONDS) == -signal.SIGTERM
 
 
+def test_signals_are_sent_in_their_order(
+    cgroup: Cgroup, spawn: Callable[[], subprocess.Popen[bytes]]
+):
+    stopped = spawn()
+    stopped.send_signal(signal.SIGSTOP)
+    cgroup.place(stopped.pid)
+
+    assert cgroup.signal(signal.SIGTERM, signal.SIGCONT) == 1
+
+    assert stopped.wait(SECONDS) == -signal.SIGTERM
+
+
+def test_main_process_is_signalled_and_killed_wherever_it_has_gone(
+    cgroup: Cgroup, spawn: Callable[[], subprocess.Popen[bytes]]
+):
+    for end, expected in (
+        (lambda main: cgroup.signal(signal.SIGTERM, main=main), signal.SIGTERM),
+        (cgroup.kill, signal.SIGKILL),
+    ):
+        outside = spawn()
+        main = os.pidfd_open(outside.pid)
+        end(main)
+        assert outside.wait(SECONDS) == -expected
+        end(main)
+        os.close(main)
+
+
+def test_main_process_gets_a_signal_once(
+    cgroup: Cgroup,
+    spawn: Callable[[], subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    inside, other = spawn(), spawn()
+    cgroup.place(inside.pid)
+    cgroup.place(other.pid)
+    main = os.pidfd_open(inside.pid)
+    sent = []
+    monkeypatch.setattr(signal, "pidfd_send_signal", lambda _fd, number: sent.append(number))
+
+    assert cgroup.signal(signal.SIGTERM, main=main) == 2
+
+    os.close(main)
+    assert sent == [signal.SIGTERM] * 2
+
+
 def test_signal_passes_over_processes_that_have_ended(
     cgroup: Cgroup, spawn: Callable[[], subprocess.Popen[bytes]]
 ):
@@ -247,7 +292,8 @@ def test_signal_holds_few_descriptors_at_a_time(
     spawn: Callable[[], subprocess.Popen[bytes]],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    pids = [spawn().pid for _ in range(SIGNAL_BATCH + 3)]
+    monkeypatch.setattr("jobworker.cgroups.cgroup.SIGNAL_BATCH", 8)
+    pids = [spawn().pid for _ in range(11)]
     for pid in pids:
         cgroup.place(pid)
     held: set[int] = set()
@@ -270,7 +316,7 @@ def test_signal_holds_few_descriptors_at_a_time(
 
     assert cgroup.signal(signal.SIGTERM) == len(pids)
 
-    assert most == SIGNAL_BATCH
+    assert most == 8
     assert held == set()
 
 
@@ -388,6 +434,14 @@ def test_remove_names_the_processes_in_the_way(tree: FakeCgroupTree, cgroup: Cgr
         cgroup.remove()
 
     assert caught.value.errno == errno.EBUSY
+
+
+def test_remove_names_only_some_of_many_processes(tree: FakeCgroupTree, cgroup: Cgroup):
+    for pid in range(1000, 2000):
+        cgroup.place(pid)
+
+    with pytest.raises(OSError, match=r"\(1000, .*1009, …\)"):
+        cgroup.remove()
 
 
 def test_remove_that_fails_otherwise_says_so(tree: FakeCgroupTree, cgroup: Cgroup):

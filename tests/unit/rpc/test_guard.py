@@ -148,6 +148,36 @@ async def test_a_bug_does_not_tell_the_client_what_the_server_knows(server):
     assert "secret" not in details
 
 
+async def raw_call(client, method, body):
+    call = client._channel.unary_unary(f"/jobworker.v1.JobWorkerService/{method}")
+    return await code_of(call(body))
+
+
+async def test_what_is_no_message_is_judged_like_any_request(server):
+    async with server.client("user_alpha") as alpha, server.client("stranger") as stranger:
+        code, details = await raw_call(alpha, "Start", b"\xff\xff\xff")
+        assert (code, details[:7]) == (grpc.StatusCode.INVALID_ARGUMENT, "request")
+        code, _ = await raw_call(stranger, "Start", b"\xff\xff\xff")
+        assert code is grpc.StatusCode.PERMISSION_DENIED
+    assert [line["event"] for line in server.audit()] == ["allowed", "denied"]
+
+
+async def test_a_long_error_arrives_shortened_with_its_status(server):
+    async with server.client("user_alpha") as alpha:
+        code, details = await code_of(alpha.status("x" * 50_000))
+    assert code is grpc.StatusCode.NOT_FOUND
+    assert 100 < len(details) < 3000
+
+
+async def test_a_call_that_cannot_be_recorded_is_refused(server, tmp_path):
+    (tmp_path / "audit.log").unlink()
+    (tmp_path / "audit.log").mkdir()
+    async with server.client("user_alpha") as alpha:
+        code, details = await code_of(alpha.start(pb.StartRequest()))
+    assert (code, "audit log" in details) == (grpc.StatusCode.UNAVAILABLE, True)
+    assert server.servicer.calls == []
+
+
 async def test_closing_ends_streams_with_unavailable(server):
     async with server.client("user_alpha") as alpha:
         stream = alpha.output("j", tail=True, give_up_after=0)

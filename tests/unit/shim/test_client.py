@@ -196,6 +196,52 @@ async def test_lost_connection_fails_every_call_and_is_told_once(
     assert shim.disconnected == 1
 
 
+async def test_every_call_gets_an_error_of_its_own(shim: FakeShim, client: Client) -> None:
+    calls = [asyncio.create_task(client.stop("x")) for _ in range(2)]
+    await shim.request()
+    shim.hang_up()
+    under_way = await asyncio.gather(*calls, return_exceptions=True)
+    later = await asyncio.gather(client.stop("x"), client.stop("x"), return_exceptions=True)
+    errors = [*under_way, *later]
+    assert len({id(error) for error in errors}) == 4
+    assert {type(error) for error in errors} == {ShimUnavailable}
+    assert len({str(error) for error in errors}) == 1
+
+
+async def test_client_knows_whether_its_connection_is_lost(shim: FakeShim, client: Client) -> None:
+    assert not client.lost
+    shim.hang_up()
+    with pytest.raises(ShimUnavailable):
+        await client.stop("x")
+    assert client.lost
+
+
+async def test_closed_client_is_lost(client: Client) -> None:
+    await client.close()
+    assert client.lost
+
+
+@pytest.mark.parametrize(
+    ("ok", "count"),
+    [
+        ({"pid": 7, "start_time": 8, "started_at": 9.5}, 2),
+        ({"pid": 7, "start_time": 8}, 1),
+        ({"pid": "x", "start_time": 8, "started_at": 9.5}, 1),
+        (None, 1),
+    ],
+)
+async def test_process_that_is_not_understood_leaves_no_descriptor(
+    shim: FakeShim, client: Client, ok: object, count: int
+) -> None:
+    call = asyncio.create_task(client.attach("x"))
+    request = await shim.request()
+    before = free_descriptor()
+    shim.send({"id": request.message["id"], "ok": ok}, *[0] * count)
+    with pytest.raises(ShimUnavailable, match="cannot understand"):
+        await call
+    assert free_descriptor() == before
+
+
 async def test_closing_is_not_a_lost_connection(shim: FakeShim, client: Client) -> None:
     call = asyncio.create_task(client.stop("x"))
     await shim.request()

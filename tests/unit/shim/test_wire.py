@@ -21,8 +21,8 @@ LAUNCH = {
     "cgroup_path": "/cgroup2/jobworker/a",
 }
 RECORD = {
-    "version": 1,
     "job_id": "a",
+    "version": 1,
     "boot_id": "b",
     "pid": 7,
     "exit_code": 0,
