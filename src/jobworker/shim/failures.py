@@ -58,9 +58,15 @@ _NOT_EXECUTABLE: Final = {
 
 
 def launch_error(
-    error: dict[str, Any], launch: Launch, exists: Callable[[str], bool] = os.path.exists
+    error: dict[str, Any],
+    launch: Launch,
+    exists: Callable[[str], bool] = os.path.exists,
+    is_directory: Callable[[str], bool] = os.path.isdir,
 ) -> JobWorkerError:
-    """Return the error to raise for a refused or failed launch. `exists` looks at the host."""
+    """Return the error to raise for a refused or failed launch.
+
+    `exists` and `is_directory` look at the host.
+    """
     kind, number = error.get("kind"), int(error.get("errno") or 0)
     if kind == "bad_request":
         return JobWorkerError(f"the shim did not accept the launch: {error.get('message')}")
@@ -69,7 +75,7 @@ def launch_error(
     ) is not None:
         return lack
     if kind == "exec":
-        return _exec_error(number, launch, exists)
+        return _exec_error(number, launch, exists, is_directory)
     problem = os.strerror(number)
     if kind == "chdir":
         return WorkingDirectoryUnusable(
@@ -98,7 +104,12 @@ def job_error(error: dict[str, Any], job_id: str) -> JobWorkerError:
     return JobWorkerError(f"the shim refused a request about {job_id}: {error.get('message')}")
 
 
-def _exec_error(number: int, launch: Launch, exists: Callable[[str], bool]) -> JobWorkerError:
+def _exec_error(
+    number: int,
+    launch: Launch,
+    exists: Callable[[str], bool],
+    is_directory: Callable[[str], bool],
+) -> JobWorkerError:
     name = launch.argv[0]
     if number == errno.E2BIG:
         return InvalidArgument(
@@ -106,8 +117,8 @@ def _exec_error(number: int, launch: Launch, exists: Callable[[str], bool]) -> J
         )
     if number == errno.ENAMETOOLONG:
         return InvalidArgument("command.name", "longer than a path can be")
+    paths = [os.path.join(launch.working_directory, each) for each in launch.executables]  # noqa: PTH118 - text, not a file
     if number in (errno.ENOENT, errno.ENOTDIR):
-        paths = (os.path.join(launch.working_directory, each) for each in launch.executables)  # noqa: PTH118 - text, not a file
         found = next(filter(exists, paths), None)
         if found is not None:
             return CommandNotFound(
@@ -121,6 +132,8 @@ def _exec_error(number: int, launch: Launch, exists: Callable[[str], bool]) -> J
             f"cannot find the command {_brief(name)} in the job's PATH ({path}); give the whole "
             "path, or another PATH in the job's environment"
         )
+    if number == errno.EACCES and "/" in name and any(map(is_directory, paths)):
+        return CommandNotExecutable(f"cannot execute {name}: it is a directory")
     problem = _NOT_EXECUTABLE.get(number, os.strerror(number))
     return CommandNotExecutable(f"cannot execute {_brief(name)}: {problem}")
 

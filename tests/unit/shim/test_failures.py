@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 import pytest
 
@@ -25,6 +26,15 @@ LAUNCH = Launch(
 def of(kind: str, number: int, *existing: str) -> errors.JobWorkerError:
     reply = {"kind": kind, "errno": number, "message": "said the shim"}
     return launch_error(reply, LAUNCH, existing.__contains__)
+
+
+def test_a_command_that_is_a_directory_is_said_to_be_one():
+    launch = replace(LAUNCH, executables=["/etc"], argv=["/etc"])
+    reply = {"kind": "exec", "errno": errno.EACCES}
+    assert "it is a directory" in str(
+        launch_error(reply, launch, is_directory={"/etc"}.__contains__)
+    )
+    assert "executable file" in str(launch_error(reply, launch, is_directory=set().__contains__))
 
 
 @pytest.mark.parametrize(
