@@ -48,7 +48,7 @@ def _parse() -> argparse.Namespace:
     actions.add_parser("shell", help="open a shell in a guest, on this terminal")
     run = actions.add_parser(
         "run",
-        help="run a command in a guest; the exit status is the command's, or 125 if the guest failed",
+        help="run a command in a guest; exits as the command does, or with 125 if the guest failed",
     )
     run.add_argument(
         "--output",
@@ -72,7 +72,7 @@ def _shell(guest: Guest) -> int:
         raise CannotRun("a shell needs a terminal; for a command there is: python -m guest run")
     print(
         "A shell in a guest. It sees the host's files; what it writes is lost at its end.\n"
-        f"`exit` leaves it. If it hangs: Ctrl-A X. The scratch disk is /dev/vda."
+        "`exit` leaves it. If it hangs: Ctrl-A X. The scratch disk is /dev/vda."
     )
     width, height = shutil.get_terminal_size()
     prepare = f'stty rows {height} cols {width}; exec "${{SHELL:-/bin/sh}}"'

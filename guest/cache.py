@@ -69,8 +69,9 @@ class Cache:
         command = [packages.program("modprobe"), "--show-depends", "-d", str(self.unpacked)]
         command += ["-S", self.modules.name, "--all", *names]
         listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        lines = (line.partition(" ") for line in listing.splitlines())
-        return list(dict.fromkeys(Path(rest.strip()) for verb, _, rest in lines if verb == "insmod"))
+        lines = listing.splitlines()  # "insmod /path ", or "builtin name"
+        files = [line.partition(" ")[2].strip() for line in lines if line.startswith("insmod ")]
+        return [Path(file) for file in dict.fromkeys(files)]
 
     def _fill(self) -> None:
         fresh = Path(mkdtemp(dir=self.directory))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
-import selectors
+import select
 import shlex
 import subprocess
 import sys
@@ -94,7 +94,8 @@ class Guest:
 
     def _initramfs(self, command: list[str], interactive: bool) -> bytes:
         modules = enumerate(self.cache.module_files(MODULES))
-        kept = (CHECKOUT, self.cache.directory, Path(sys.prefix), Path(sys.base_prefix))
+        kept = [CHECKOUT, self.cache.directory, Path(sys.prefix), Path(sys.base_prefix)]
+        kept = [path for path in kept if not any(other in path.parents for other in kept)]
         return initramfs.pack(
             [
                 File("init", (HERE / "init").read_bytes(), executable=True),
@@ -150,23 +151,21 @@ def _watch(qemu: list[str], time_limit: float, show: Callable[[str], None]) -> E
     deadline = time.monotonic() + time_limit
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     console = ""
-    with (
-        subprocess.Popen(
-            qemu, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        ) as process,
-        selectors.DefaultSelector() as selector,
-    ):
-        try:
-            assert process.stdout is not None
-            output = process.stdout.fileno()
-            selector.register(output, selectors.EVENT_READ)
-            while selector.select(max(0.0, deadline - time.monotonic())):
-                chunk = os.read(output, 65536)
-                if not chunk:
-                    return Ended(process.wait(), console)
-                text = decoder.decode(chunk).replace("\r", "")
-                show(text)
-                console = (console + text)[-CONSOLE_KEPT:]
-        finally:
-            process.kill()
+    output, writer = os.pipe()
+    process = subprocess.Popen(
+        qemu, stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.STDOUT
+    )
+    os.close(writer)
+    try:
+        while select.select([output], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            chunk = os.read(output, 65536)
+            if not chunk:
+                return Ended(process.wait(), console)
+            text = decoder.decode(chunk).replace("\r", "")
+            show(text)
+            console = (console + text)[-CONSOLE_KEPT:]
+    finally:
+        process.kill()
+        process.wait()
+        os.close(output)
     return Ended(process.returncode, console, stopped_after=time_limit)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jobworker.auth import certs as development_certs
-from tests.support.cgroups import empty_cgroup
+from tests.support.cgroups import own_cgroup
 from tests.support.server import Server
 
 if TYPE_CHECKING:
@@ -74,13 +74,9 @@ def _is_usable(mount: Path) -> bool:
 
 @pytest.fixture
 def cgroup_root(cgroup_mount: Path) -> Iterator[Path]:
-    """A cgroup of the test's own; afterwards what is left in it is killed and it is removed."""
-    root = cgroup_mount / f"jobworker-test-{uuid.uuid4()}"
-    root.mkdir()
-    yield root
-    empty_cgroup(root)
-    for directory, _, _ in os.walk(root, topdown=False):
-        Path(directory).rmdir()
+    """A cgroup of the test's own."""
+    with own_cgroup(cgroup_mount) as root:
+        yield root
 
 
 # The programs

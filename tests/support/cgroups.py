@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def own_cgroup(parent: Path) -> Iterator[Path]:
+    """Yield a new cgroup; afterwards what is left in it is killed and it is removed."""
+    root = parent / f"jobworker-test-{uuid.uuid4()}"
+    root.mkdir()
+    yield root
+    empty_cgroup(root)
+    for directory, _, _ in os.walk(root, topdown=False):
+        Path(directory).rmdir()
 
 
 def populated(cgroup: Path) -> bool:
