@@ -15,9 +15,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
-from guest import initramfs, packages
+from guest import hot, initramfs, packages
 from guest.cache import CHECKOUT
-from guest.initramfs import File
+from guest.initramfs import DIRECTORY, EXECUTABLE, Entry
 from guest.outcome import Ended, Report, judge
 
 if TYPE_CHECKING:
@@ -93,20 +93,22 @@ class Guest:
             yield directory, self._qemu(directory)
 
     def _initramfs(self, command: list[str], interactive: bool) -> bytes:
-        modules = enumerate(self.cache.module_files(MODULES))
         kept = [CHECKOUT, self.cache.directory, Path(sys.prefix), Path(sys.base_prefix)]
         kept = [path for path in kept if not any(other in path.parents for other in kept)]
+        modules = enumerate(self.cache.module_files(MODULES))
         return initramfs.pack(
             [
-                File("init", (HERE / "init").read_bytes(), executable=True),
-                File("bin/busybox", self.cache.busybox.read_bytes(), executable=True),
-                File("guest/start", (HERE / "start").read_bytes(), executable=True),
-                File("guest/settings", self._settings(command, interactive).encode()),
-                File("guest/keep", "".join(f"{path}\n" for path in kept).encode()),
+                Entry("init", (HERE / "init").read_bytes(), EXECUTABLE),
+                Entry("bin/busybox", self.cache.busybox.read_bytes(), EXECUTABLE),
+                Entry("guest/start", (HERE / "start").read_bytes(), EXECUTABLE),
+                Entry("guest/settings", self._settings(command, interactive).encode()),
+                Entry("guest/keep", "".join(f"{path}\n" for path in kept).encode()),
                 *(
-                    File(f"guest/modules/{number:02}-{path.name}", path.read_bytes())
+                    Entry(f"guest/modules/{number:02}-{path.name}", path.read_bytes())
                     for number, path in modules
                 ),
+                Entry("hot", mode=DIRECTORY),
+                *(_copy(path) for path in hot.paths(CHECKOUT)),
             ]
         )
 
@@ -144,6 +146,17 @@ class Guest:
             "-drive",
             f"file={directory / 'disk'},if=virtio,format=raw,cache=unsafe",
         ]
+
+
+def _copy(path: Path) -> Entry:
+    """Return a file of the host as the initramfs keeps it, below ``hot``."""
+    about = path.lstat()
+    if path.is_symlink():
+        content = os.fsencode(path.readlink())
+    else:
+        content = path.read_bytes() if path.is_file() else b""
+    owner = (about.st_uid, about.st_gid)
+    return Entry(f"hot{path}", content, about.st_mode, *owner, int(about.st_mtime))
 
 
 def _watch(qemu: list[str], time_limit: float, show: Callable[[str], None]) -> Ended:

@@ -32,7 +32,7 @@ def complete(figures: Iterable[Figure], files: Mapping[str, str]) -> list[Figure
     missing = [
         Figure(limit, file, "", "", "not measured")
         for limit, file in files.items()
-        if not any(figure.limit == limit for figure in known)
+        if not any(figure.limit == limit and figure.verdict != "absent" for figure in known)
     ]
     order = list(files)
     return sorted(
