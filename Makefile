@@ -110,7 +110,7 @@ test-e2e: $(READY) ## Run the real programs against this machine's kernel (root,
 	@$(call PYTEST,e2e) || { echo 'end-to-end tests failed. One of them again: make test-e2e' \
 	    "ARGS='-k NAME'" >&2; exit 1; }
 
-# In a guest, whose own output directory comes back as $(GUEST_REPORTS). pytest sees no conftest.py of
+# The tests run in the guest, whose own output directory comes back as $(GUEST_REPORTS). pytest sees no conftest.py of
 # other tiers there, nor hypothesis: both are slow to load.
 GUEST_OUTPUT := /run/guest/output
 GUEST_REPORTS = $(or $(REPORTS),reports)
@@ -121,6 +121,8 @@ GUEST_PYTEST = $(BIN)/python \
 
 .PHONY: guest-test
 guest-test: $(READY) ## Prove the limits on a kernel with every controller, in a virtual machine
+	$(say) 'the guest seen from the host'
+	@$(call PYTEST,harness) || { echo 'the guest does not work as it should' >&2; exit 1; }
 	$(say) 'guest tests'
 	@$(BIN)/python -m guest run --output $(GUEST_REPORTS) -- $(GUEST_PYTEST) || { \
 	    echo 'guest tests failed. One of them again: make guest-test' \
