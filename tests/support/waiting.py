@@ -10,8 +10,11 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PATIENCE = 20.0
-"""Seconds that anything may take that takes far less than one on an idle machine."""
+PATIENCE = 60.0
+"""Seconds that anything may take that takes far less than one on an idle machine.
+
+An emulated guest on a busy machine is a hundred times slower.
+"""
 
 
 def wait_until(condition: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
