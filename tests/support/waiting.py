@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 PATIENCE = 60.0
 """Seconds that anything may take that takes far less than one on an idle machine.
 
-An emulated guest on a busy machine is a hundred times slower.
+An emulated guest on a busy machine is many times slower.
 """
 
 
