@@ -19,7 +19,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 PROTO_PATH := jobworker/rpc/v1=proto/jobworker/v1
 PROTO := jobworker/rpc/v1/jobworker.proto
 GENERATED := jobworker_pb2.py jobworker_pb2.pyi jobworker_pb2_grpc.py jobworker_pb2_grpc.pyi
-SCRIPTS := .ci/run demo/run demo/serve demo/clean-serve demo/common.bash
+SCRIPTS := .ci/run demo/run demo/serve demo/clean-serve demo/common.bash guest/init guest/start
 
 # Where `make serve` listens: `make serve LISTEN=localhost:0` takes a free port.
 LISTEN ?= localhost:50051
@@ -103,9 +103,14 @@ $(CERTS): | $(READY)
 # Tests ------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: $(READY) ## Run all tests: the unit tier, then the e2e tier (needs root and cgroup v2)
+test: $(READY) ## Run all tests: the unit, e2e and guest tiers (needs root and cgroup v2)
 	@$(MAKE) test-unit
 	@$(MAKE) test-e2e
+ifneq ($(SKIP_GUEST),1)
+	@$(MAKE) guest-test
+else
+	@echo '== guest tests: SKIPPED, because SKIP_GUEST=1 is set. Nothing shows that limits hold' >&2
+endif
 
 .PHONY: test-unit
 test-unit: $(READY) ## Run the tests that need neither root nor kernel features
@@ -119,12 +124,37 @@ test-e2e: $(READY) ## Run the real programs against this machine's kernel (root,
 	@$(call PYTEST,e2e) || { echo 'end-to-end tests failed. One of them again: make test-e2e' \
 	    "ARGS='-k NAME'" >&2; exit 1; }
 
+# The tests run in the guest, whose own output directory comes back as $(GUEST_REPORTS). pytest sees no conftest.py of
+# other tiers there, nor hypothesis: both are slow to load.
+GUEST_OUTPUT := /run/guest/output
+GUEST_REPORTS = $(or $(REPORTS),reports)
+GUEST_PYTEST = $(BIN)/python \
+	$(if $(COVERAGE),-m coverage run --data-file=$(GUEST_OUTPUT)/.coverage) \
+	-m pytest -q --confcutdir=tests/guest -p no:hypothesispytest \
+	--junit-xml=$(GUEST_OUTPUT)/guest.xml tests/guest $(ARGS)
+
+.PHONY: guest-test
+guest-test: $(READY) ## Prove the limits on a kernel with every controller, in a virtual machine
+ifndef ARGS
+	$(say) 'the guest seen from the host'
+	@$(call PYTEST,harness) || { echo 'the guest does not work as it should' >&2; exit 1; }
+endif
+	$(say) 'guest tests'
+	@$(BIN)/python -m guest run --output $(GUEST_REPORTS) -- $(GUEST_PYTEST) || { \
+	    echo 'guest tests failed. One of them again: make guest-test' \
+	    "ARGS='-k NAME'" >&2; exit 1; }
+
+.PHONY: guest
+guest: $(READY) ## Open a shell in that virtual machine, on the files of this one
+	@$(BIN)/python -m guest shell
+
 .PHONY: coverage
 coverage: $(READY) ## Run all tests measured, and print what they do not reach
 	@$(BIN)/python -m coverage erase
 	@status=0; $(MAKE) test COVERAGE=1 || status=$$?; \
 	echo '== coverage (the shim runs in isolated mode, so only its unit tests are measured)'; \
-	$(BIN)/python -m coverage combine -q || status=$$?; \
+	$(BIN)/python -m coverage combine -q . $(if $(wildcard $(GUEST_REPORTS)),$(GUEST_REPORTS)) \
+	    || status=$$?; \
 	$(BIN)/python -m coverage report || status=$$?; \
 	exit "$$status"
 

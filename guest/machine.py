@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
-import selectors
+import select
 import shlex
 import subprocess
 import sys
@@ -15,9 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
-from guest import initramfs, packages
+from guest import hot, initramfs, packages
 from guest.cache import CHECKOUT
-from guest.initramfs import File
+from guest.failure import GuestFailed
+from guest.initramfs import DIRECTORY, EXECUTABLE, Entry
 from guest.outcome import Ended, Report, judge
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ CONSOLE_KEPT: Final = 2**20
 """Characters of the console, from its end, that are looked at when the guest has ended."""
 
 PASSED_ON: Final = (
-    *("PATH", "HOME", "LANG", "LC_ALL", "TERM", "COLUMNS"),
+    *("PATH", "HOME", "SHELL", "LANG", "LC_ALL", "TERM", "COLUMNS"),
     *("PYTHONPATH", "CI", "NO_COLOR", "FORCE_COLOR", "PYTHONUNBUFFERED", "PYTEST_ADDOPTS"),
 )
 """Variables that the command has from the host; everything else stays there."""
@@ -66,19 +67,18 @@ class Guest:
             ended = _watch([*qemu, "-chardev", "stdio,id=console,signal=off"], time_limit, show)
             return judge(ended, report.read_bytes() if report.exists() else b"")
 
-    def shell(self, command: list[str]) -> Report:
-        """Run an interactive command on this terminal. Raises GuestFailed."""
-        with self._prepared(command, interactive=True) as (directory, qemu):
-            log = directory / "console"
+    def shell(self, command: list[str]) -> None:
+        """Run an interactive command on this terminal. Raises GuestFailed if QEMU fails."""
+        with self._prepared(command, interactive=True) as (_directory, qemu):
             # With mux, Ctrl-A X ends QEMU, and Ctrl-C goes to the guest.
-            console = f"stdio,id=console,mux=on,signal=off,logfile={log}"
-            with subprocess.Popen([*qemu, "-chardev", console]) as process:
-                try:
-                    status = process.wait()
-                finally:
-                    process.kill()
-            text = log.read_text(encoding="utf-8", errors="replace")
-            return judge(Ended(status, text), (directory / "report").read_bytes())
+            process = subprocess.Popen([*qemu, "-chardev", "stdio,id=console,mux=on,signal=off"])
+            try:
+                status = process.wait()
+            finally:
+                process.kill()
+                process.wait()
+            if status != 0:
+                raise GuestFailed(f"QEMU ended with status {status}")
 
     @contextmanager
     def _prepared(
@@ -93,19 +93,19 @@ class Guest:
             yield directory, self._qemu(directory)
 
     def _initramfs(self, command: list[str], interactive: bool) -> bytes:
-        modules = enumerate(self.cache.module_files(MODULES))
-        kept = (CHECKOUT, self.cache.directory, Path(sys.prefix), Path(sys.base_prefix))
+        kept = [CHECKOUT, self.cache.directory, Path(sys.prefix), Path(sys.base_prefix)]
+        kept = [path for path in kept if not any(other in path.parents for other in kept)]
+        modules = enumerate(self.cache.load_order(MODULES))
         return initramfs.pack(
             [
-                File("init", (HERE / "init").read_bytes(), executable=True),
-                File("bin/busybox", self.cache.busybox.read_bytes(), executable=True),
-                File("guest/start", (HERE / "start").read_bytes(), executable=True),
-                File("guest/settings", self._settings(command, interactive).encode()),
-                File("guest/keep", "".join(f"{path}\n" for path in kept).encode()),
-                *(
-                    File(f"guest/modules/{number:02}-{path.name}", path.read_bytes())
-                    for number, path in modules
-                ),
+                Entry("init", (HERE / "init").read_bytes(), EXECUTABLE),
+                Entry("bin/busybox", self.cache.busybox.read_bytes(), EXECUTABLE),
+                Entry("guest/start", (HERE / "start").read_bytes(), EXECUTABLE),
+                Entry("guest/settings", self._settings(command, interactive).encode()),
+                Entry("guest/keep", "".join(f"{path}\n" for path in kept).encode()),
+                *(Entry(f"guest/modules/{number:02}", module) for number, module in modules),
+                Entry("hot", mode=DIRECTORY),
+                *(_copy(path) for path in hot.paths(CHECKOUT)),
             ]
         )
 
@@ -145,28 +145,37 @@ class Guest:
         ]
 
 
+def _copy(path: Path) -> Entry:
+    """Return a file of the host as the initramfs keeps it, below ``hot``."""
+    about = path.lstat()
+    if path.is_symlink():
+        content = os.fsencode(path.readlink())
+    else:
+        content = path.read_bytes() if path.is_file() else b""
+    owner = (about.st_uid, about.st_gid)
+    return Entry(f"hot{path}", content, about.st_mode, *owner, int(about.st_mtime))
+
+
 def _watch(qemu: list[str], time_limit: float, show: Callable[[str], None]) -> Ended:
     """Run QEMU until it ends or the time is up; return what its console said."""
     deadline = time.monotonic() + time_limit
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     console = ""
-    with (
-        subprocess.Popen(
-            qemu, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        ) as process,
-        selectors.DefaultSelector() as selector,
-    ):
-        try:
-            assert process.stdout is not None
-            output = process.stdout.fileno()
-            selector.register(output, selectors.EVENT_READ)
-            while selector.select(max(0.0, deadline - time.monotonic())):
-                chunk = os.read(output, 65536)
-                if not chunk:
-                    return Ended(process.wait(), console)
-                text = decoder.decode(chunk).replace("\r", "")
-                show(text)
-                console = (console + text)[-CONSOLE_KEPT:]
-        finally:
-            process.kill()
+    output, writer = os.pipe()
+    process = subprocess.Popen(
+        qemu, stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.STDOUT
+    )
+    os.close(writer)
+    try:
+        while select.select([output], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            chunk = os.read(output, 65536)
+            if not chunk:
+                return Ended(process.wait(), console)
+            text = decoder.decode(chunk).replace("\r", "")
+            show(text)
+            console = (console + text)[-CONSOLE_KEPT:]
+    finally:
+        process.kill()
+        process.wait()
+        os.close(output)
     return Ended(process.returncode, console, stopped_after=time_limit)

@@ -11,10 +11,10 @@ from typing import Final
 
 from guest.failure import GuestFailed
 
-TAIL: Final = 40
-"""Lines of the console that an error shows."""
+LINES_SHOWN: Final = 40
+"""How much of the console an error shows: its end, or what is before and after a panic."""
 
-_PANIC: Final = re.compile(r"^\[ *[0-9.]+\] (Kernel panic - .*)$", re.MULTILINE)
+_PANIC: Final = re.compile(r"\[ *[0-9.]+\] (Kernel panic - .*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +43,28 @@ def judge(ended: Ended, archive: bytes) -> Report:
     Raises GuestFailed, with the end of the console, if the guest has not come to a good end or the
     report is not whole.
     """
-    panic = _PANIC.search(ended.console)
-    if panic:
-        problem = f"the guest's kernel panicked: {panic[1]}"
-    elif ended.stopped_after is not None:
+    lines = ended.console.splitlines()
+    for number, line in enumerate(lines):
+        if panic := _PANIC.fullmatch(line):
+            raise _failure(f"the guest's kernel panicked: {panic[1]}", lines, number)
+    if ended.stopped_after is not None:
         problem = f"the guest had not ended after {ended.stopped_after:g} s and was stopped"
-    elif ended.qemu_status != 0:
-        problem = f"QEMU ended with status {ended.qemu_status}"
+        raise _failure(problem, lines)
+    if ended.qemu_status != 0:
+        raise _failure(f"QEMU ended with status {ended.qemu_status}", lines)
+    report = _unpack(archive)
+    if report is None:
+        raise _failure("the guest powered off without a whole report", lines)
+    return report
+
+
+def _failure(problem: str, console: list[str], panic: int | None = None) -> GuestFailed:
+    if panic is None:
+        shown = console[-LINES_SHOWN:]
     else:
-        report = _unpack(archive)
-        if report is not None:
-            return report
-        problem = "the guest powered off without a whole report"
-    last = "\n".join(f"  | {line}" for line in ended.console.splitlines()[-TAIL:])
-    raise GuestFailed(f"{problem}. The end of its console:\n{last}")
+        shown = console[max(0, panic - LINES_SHOWN) : panic + LINES_SHOWN]
+    excerpt = "\n".join(f"  | {line}" for line in shown) or "  (nothing)"
+    return GuestFailed(f"{problem}. Its console said:\n{excerpt}")
 
 
 def _unpack(archive: bytes) -> Report | None:

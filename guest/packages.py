@@ -25,9 +25,14 @@ PROGRAMS: Final = {
 _PATH: Final = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 
+def find(name: str) -> str | None:
+    """Return the path of a program of the host, None if it is missing."""
+    return shutil.which(name, path=_PATH)
+
+
 def program(name: str) -> str:
     """Return the path of a program of the host. Raises CannotRun if it is missing."""
-    path = shutil.which(name, path=_PATH)
+    path = find(name)
     if path is None:
         raise CannotRun(f"there is no {name}")
     return path
@@ -37,7 +42,7 @@ def install_programs() -> None:
     """Install what is missing of PROGRAMS; raise CannotRun if that cannot be done."""
     if platform.machine() != "x86_64":
         raise CannotRun(f"it needs an x86-64 host; this is {platform.machine()}")
-    missing = {package for name, package in PROGRAMS.items() if not shutil.which(name, path=_PATH)}
+    missing = {package for name, package in PROGRAMS.items() if not find(name)}
     if not missing:
         return
     command = ["apt-get", "install", "-y", "--no-install-recommends", *sorted(missing)]

@@ -338,6 +338,31 @@ async def test_the_flag_wins_over_the_variable(cli, service, pki):
     assert (await cli("--url", f"https://{url}", "status", job_id)).status == 0
 
 
+async def test_an_answer_that_cannot_be_written_is_an_error(cli, service, full):
+    result = await cli("status", service.add().job.id, stdout=full)
+    assert result.status == 1
+    assert result.stderr == "jobworker-cli: cannot write the answer: No space left on device\n"
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """The port of something that takes connections and says nothing."""
+    with socket.create_server(("localhost", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+async def test_a_person_is_told_what_is_waited_for(cli, silent):
+    cli.url = f"localhost:{silent}"
+    reading, writing = os.openpty()
+    process = await cli.start("status", "x", stderr=writing)
+    os.close(writing)
+    said = await asyncio.wait_for(asyncio.to_thread(os.read, reading, 1000), 30)
+    assert said == f"jobworker-cli: waiting for {cli.url} to answer; Ctrl-C gives up\r\n".encode()
+    process.send_signal(signal.SIGINT)
+    await process.wait()
+    os.close(reading)
+
+
 # output
 
 
@@ -508,6 +533,7 @@ async def test_an_authority_that_did_not_sign_the_servers_certificate(cli, tmp_p
     result = await cli("status", "x")
     assert result.status == 1
     assert f"its certificate was not signed by the authority in {cli.ca}" in result.stderr
+    assert result.stderr.count("\n") == 1, "a warning beside it would say the same"
 
 
 async def test_a_key_that_everybody_can_read_is_a_warning(cli, service, pki):

@@ -99,4 +99,10 @@ def format_option(function: F) -> F:
     )(function)
 
 
-job_id_argument: Final = click.argument("job_id", metavar="JOB_ID", callback=parsed(str))
+def _job_id(text: str) -> str:
+    if not text:
+        raise ValueError("it is empty; give the id that start has printed")
+    return text
+
+
+job_id_argument: Final = click.argument("job_id", metavar="JOB_ID", callback=parsed(_job_id))

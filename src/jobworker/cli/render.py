@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import signal
 from typing import TYPE_CHECKING, Any
 
 from jobworker.cli import limits, units
-from jobworker.rpc.v1.jobworker_pb2 import Reason, Status, StatusDetail
+from jobworker.rpc.v1.jobworker_pb2 import Limits, Reason, Status, StatusDetail
 from jobworker.text import join, printable
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def to_json(message: Message, indent: int | None = 2) -> str:
 
     Names and structure are the wire contract's. As in protobuf's own JSON, enums are names, bytes
     are base64, durations are ``"1.5s"`` and times RFC 3339; whole numbers are numbers, though.
-    What is not set is absent, except plain fields: those are there with their default.
+    What is not set is absent, except plain fields: those are there with their default, but for
+    limits, of which a default is none.
     """
     return json.dumps(_plain(message), indent=indent, ensure_ascii=False)
 
@@ -37,6 +39,8 @@ def _plain(message: Message) -> Any:
         if field.has_presence and not message.HasField(field.name):
             continue
         value = getattr(message, field.name)
+        if message.DESCRIPTOR is Limits.DESCRIPTOR and not field.has_presence and not value:
+            continue
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             fields[field.name] = dict(value)
         elif field.is_repeated:
@@ -74,7 +78,7 @@ def status_text(response: StatusResponse, now: float, clock: Callable[[float], s
     rows: list[tuple[str, list[str]]] = [
         ("job", [job.id]),
         ("name", _given(job.name)),
-        ("status", [status_line(response.status, paused=job.paused)]),
+        ("status", [status_line(response.status, job.stop.signal, paused=job.paused)]),
         ("", _given(response.status.message)),
         ("command", [join([job.command.name, *job.command.args])] if job.command.name else []),
         ("owner", _given(job.owner)),
@@ -106,17 +110,24 @@ def layout(rows: Iterable[tuple[str, list[str]]]) -> str:
     )
 
 
-def status_line(detail: StatusDetail, *, paused: bool = False) -> str:
-    """Say a status in a word or two: ``running``, ``exited (0)``, ``stopped (timed out)``."""
+def status_line(detail: StatusDetail, stop_signal: int = 0, *, paused: bool = False) -> str:
+    """Say a status in a word or two: ``running``, ``exited (0)``, ``stopped (timed out)``.
+
+    `stop_signal` is what a stop of the job sends first; 0 means that this is not known.
+    """
     state = _word(Status.DESCRIPTOR, detail.status)
     reason = "" if not detail.reason else _word(Reason.DESCRIPTOR, detail.reason)
     exited = detail.status == Status.STATUS_EXITED
+    stopped = detail.status == Status.STATUS_STOPPED
     notes = []
     if reason not in ("", state, "exited", "signaled"):
         notes.append(reason)
-    if exited and detail.exit_code >= 0 and not detail.signal:
-        notes.append(f"exit code {detail.exit_code}" if notes else str(detail.exit_code))
-    if detail.signal:
+    if (exited or stopped) and detail.exit_code >= 0 and not detail.signal:
+        alone = exited and not notes
+        notes.append(str(detail.exit_code) if alone else f"exit code {detail.exit_code}")
+    if stopped and detail.signal == signal.SIGKILL and stop_signal not in (0, signal.SIGKILL):
+        notes.append("SIGKILL after the grace period")
+    elif detail.signal:
         notes.append(units.format_signal(detail.signal))
     if paused:
         notes.append("paused")
@@ -154,10 +165,10 @@ def _epoch(timestamp: Timestamp) -> float:
 def _stop_policy(job: Job) -> list[str]:
     if not job.HasField("stop"):
         return []
-    signal = units.format_signal(job.stop.signal or 15)
+    first = units.format_signal(job.stop.signal or signal.SIGTERM)
     if not job.stop.HasField("grace"):
-        return [signal]
-    return [f"{signal}, then SIGKILL after {_seconds(job.stop.grace)}"]
+        return [first]
+    return [f"{first}, then SIGKILL after {_seconds(job.stop.grace)}"]
 
 
 def usage_lines(usage: Usage) -> list[str]:
@@ -176,7 +187,8 @@ def usage_lines(usage: Usage) -> list[str]:
     if there("cpu_user_us", "cpu_system_us"):
         total = units.seconds_of_us(usage.cpu_user_us + usage.cpu_system_us)
         split = f"{time_of('cpu_user_us')} user, {time_of('cpu_system_us')} system"
-        lines.append(f"{units.format_duration(total)} CPU ({split})")
+        # Counted in the cgroup from its birth on, so before the command is executed.
+        lines.append(f"{units.format_duration(total)} CPU, start-up included ({split})")
     if there("memory_peak"):
         lines.append(f"{size_of('memory_peak')} memory at most")
     if usage.memory_swap_peak:

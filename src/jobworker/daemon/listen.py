@@ -57,8 +57,8 @@ def address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-class _InUse(Exception):
-    """Raised when an address has another listener."""
+class AddressInUse(ConfigError):
+    """Raised when one of the addresses has another listener."""
 
 
 def free_port(host: str, port: int) -> int:
@@ -66,7 +66,7 @@ def free_port(host: str, port: int) -> int:
 
     gRPC is content with one address of several: a server on localhost would have ::1, and another
     program 127.0.0.1. Addresses that this host does not have (::1 without IPv6) do not count. What
-    is free now can be taken before gRPC has it. Raises ConfigError.
+    is free now can be taken before gRPC has it. Raises AddressInUse or another ConfigError.
     """
     where = address(host, port)
     try:
@@ -79,12 +79,9 @@ def free_port(host: str, port: int) -> int:
     for tries_left in reversed(range(_TRIES if port == 0 else 1)):
         try:
             return _bind_all(where, found, port)
-        except _InUse as error:
+        except AddressInUse:
             if not tries_left:
-                raise ConfigError(
-                    f"cannot listen on {where}: {error} is in use; stop what uses it, or give "
-                    "another --listen"
-                ) from error
+                raise
     raise AssertionError("the last try returns or raises")
 
 
@@ -104,7 +101,10 @@ def _bind_all(where: str, found: Sequence[Address], port: int) -> int:
                 probe.bind((name, bound or port, *rest))
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:
-                    raise _InUse(name) from error
+                    raise AddressInUse(
+                        f"cannot listen on {where}: {name} is in use; stop what uses it, or give "
+                        "another --listen"
+                    ) from error
                 why = error.strerror or str(error)
                 if error.errno not in _NOT_OF_THIS_HOST:
                     break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -161,9 +162,10 @@ def check(context: click.Context, /, style: str, **places: Any) -> None:
     """
     from jobworker.daemon import check as checking
 
-    del places["listen"]
-    found = checking.look(**places)
-    program.write(checking.as_json(found) if style == "json" else checking.as_text(found))
+    host, port = parse_listen(places.pop("listen"))
+    found = checking.look(host=host, port=port, **places)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    program.write(checking.as_json(found) if style == "json" else checking.as_text(found, width))
     context.exit(0 if found.usable else program.FAILED)
 
 

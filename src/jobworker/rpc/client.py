@@ -57,6 +57,11 @@ class Client:
     ) -> None:
         await self.close()
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to the server just now."""
+        return self._channel.get_state() is grpc.ChannelConnectivity.READY
+
     async def close(self) -> None:
         """Cancel what is under way and close the channel."""
         await self._channel.close()

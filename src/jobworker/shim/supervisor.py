@@ -37,6 +37,9 @@ _RETRY: Final = 1.0
 """Seconds until connections are accepted again."""
 _MAX_PROBLEM: Final = 1000
 """How many characters of a problem an exit record takes."""
+_CHECK: Final = 1.0
+"""Seconds between two looks at the socket's name; less than a new shim waits for an old one."""
+_CHECK_AFTER_FAILURE: Final = 60.0
 FIRST_CONNECTION: Final = 10.0
 """Seconds that a new shim waits for the server that started it."""
 
@@ -103,6 +106,7 @@ class Supervisor:
     def run(self) -> None:
         """Serve until there is neither a job, nor a record to write, nor a connection."""
         self._loop.watch(self._listener.fileno(), select.EPOLLIN, self._accept)
+        self._loop.call_at("socket", time.monotonic() + _CHECK, self._check_socket)
         self._loop.call_at("first", time.monotonic() + FIRST_CONNECTION, self._expect_nobody)
         while not (self._idle() and self._leave()):
             self._loop.run_once()
@@ -154,6 +158,22 @@ class Supervisor:
 
     def _accept_again(self) -> None:
         self._loop.watch(self._listener.fileno(), select.EPOLLIN, self._accept)
+
+    def _check_socket(self) -> None:
+        """Listen again if somebody has removed the socket: no server could reach the jobs."""
+        pause = _CHECK
+        if self._listener.is_unreachable():
+            self._loop.unwatch(self._listener.fileno())
+            self._loop.cancel("accept")
+            try:
+                self._listener.reopen()
+            except OSError as error:
+                log(f"{wire.SOCKET_NAME} was removed, and I cannot listen again: {error}")
+                pause = _CHECK_AFTER_FAILURE
+            else:
+                log(f"{wire.SOCKET_NAME} was removed; listening again")
+                self._accept_again()
+        self._loop.call_at("socket", time.monotonic() + pause, self._check_socket)
 
     def _greet(self, sock: socket.socket) -> None:
         uid = _peer_uid(sock)

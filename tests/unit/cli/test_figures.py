@@ -104,7 +104,7 @@ def test_one_sample_is_a_block():
         "memory     1 MiB",
         "           2 MiB swap",
         "processes  2",
-        "usage      2s CPU (1.5s user, 500ms system)",
+        "usage      2s CPU, start-up included (1.5s user, 500ms system)",
     ]
 
 
