@@ -55,8 +55,7 @@ async def sample(job: Job, cgroup: Cgroup) -> Sample:
     If its cgroup is gone its end is about to be known, and that is waited for: then it is final.
     """
     if not job.finished:
-        taken = _take(job.status, cgroup)
-        if taken is not None and not job.finished:
+        if (taken := _take(job.status, cgroup)) is not None:
             return taken
         await job.wait()
     return _final(job)

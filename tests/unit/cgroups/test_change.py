@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import accumulate
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jobworker.cgroups import MAX, CpuMax, DeviceLimit, Limits, change
@@ -46,6 +46,9 @@ pairs = st.tuples(
 
 
 @given(before=pairs, after=pairs)
+@example(before=(MAX_CPU_TIME, 0), after=(5000, 5000))  # Together with the old quota too much.
+@example(before=(5000, 5000), after=(MAX_CPU_TIME, 0))
+@example(before=(MAX, 5000), after=(5000, 4000))
 def test_every_pair_of_quota_and_burst_can_follow_every_other_and_be_undone(before, after):
     contents = DEFAULTS
     for file, text in (("cpu.max", f"{before[0]} 100000"), ("cpu.max.burst", str(before[1]))):
