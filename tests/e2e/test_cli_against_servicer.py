@@ -246,7 +246,84 @@ async def test_status_is_for_people_or_json(cli, service):
     assert json.loads(result.stdout)["job"]["id"] == job_id
 
 
-@pytest.mark.parametrize("command", ["stop", "status", "output"])
+async def test_update_sends_what_is_given_and_shows_what_is_in_force(cli, service):
+    service.warnings = ["memory_high is above memory_max"]
+    job = service.add(status=RUNNING)
+    job.job.limits.pids_max = 9
+    result = await cli("update", "--memory-max", "1G", "--no-memory-oom-group", job.job.id)
+    assert service.requests[-1].limits == pb.Limits(memory_max=2**30, memory_oom_group=False)
+    shown = result.stdout.decode().splitlines()
+    assert shown == ["memory-max 1 GiB", "memory-oom-group no", "pids-max 9"]
+    assert result.stderr == "jobworker-cli: warning: memory_high is above memory_max\n"
+    assert result.status == 0
+
+
+async def test_update_as_json(cli, service):
+    job_id = service.add(status=RUNNING).job.id
+    result = await cli("update", "--format", "json", "--pids-max", "max", job_id)
+    assert json.loads(result.stdout)["limits"]["pids_max"] == 2**64 - 1
+
+
+async def test_a_refused_update_is_a_sentence(cli, service):
+    job_id = service.add(status=RUNNING).job.id
+    why = "cannot apply pids.max to job x: the kernel refused '9': Invalid argument"
+    service.refusals["UpdateLimits"] = [Refusal(grpc.StatusCode.FAILED_PRECONDITION, why)]
+    result = await cli("update", "--pids-max", "9", job_id)
+    message = f"jobworker-cli: cannot change the limits of job {job_id}: {why}\n"
+    assert result == Result(1, b"", message)
+
+
+async def test_pause_and_resume_are_silent(cli, service):
+    job = service.add(status=RUNNING)
+    assert await cli("pause", job.job.id) == Result(0, b"", "")
+    assert job.job.paused
+    assert b"running (paused)" in (await cli("status", job.job.id)).stdout
+    assert await cli("resume", job.job.id) == Result(0, b"", "")
+    assert not job.job.paused
+
+
+@pytest.mark.parametrize("command", ["pause", "resume"])
+async def test_pause_and_resume_as_json_say_which(cli, service, command):
+    job_id = service.add(status=RUNNING).job.id
+    result = await cli(command, "--format", "json", job_id)
+    assert json.loads(result.stdout) == {"job_id": job_id}
+
+
+async def test_stats_show_one_sample(cli, service):
+    job = service.add(status=RUNNING)
+    job.samples = [pb.StatsResponse(memory_current=2**20, pids_current=3)]
+    text = (await cli("stats", job.job.id)).stdout.decode()
+    assert "memory     1 MiB\n" in text
+    as_json = (await cli("stats", "--format", "json", job.job.id)).stdout
+    assert json.loads(as_json)["memory_current"] == 2**20
+    assert b"\n" not in as_json.rstrip(b"\n")
+
+
+async def test_stats_follow_line_by_line(cli, service):
+    job = service.add(status=RUNNING)
+    job.samples = [pb.StatsResponse(pids_current=count) for count in (1, 2)]
+    following = await cli.start("stats", "-f", "--interval", "250ms", job.job.id)
+    lines = [await following.stdout.readline() for _ in range(3)]
+    assert [line.split()[-2:] for line in lines] == [
+        [b"PIDS", b"STATUS"],
+        [b"1", b"running"],
+        [b"2", b"running"],
+    ]
+    assert service.requests[-1].interval.ToMilliseconds() == 250
+    await job.end()
+    rest = await finish(following)
+    assert rest.stdout.rstrip().endswith(b"exited (0)")
+    assert (rest.status, rest.stderr) == (0, "")
+
+
+async def test_followed_stats_as_json_are_an_object_a_line(cli, service):
+    job = service.add()
+    result = await cli("stats", "--follow", "--format", "json", job.job.id)
+    (line,) = result.stdout.splitlines()
+    assert json.loads(line)["status"]["status"] == "STATUS_EXITED"
+
+
+@pytest.mark.parametrize("command", ["stop", "status", "output", "pause", "resume", "stats"])
 async def test_an_unknown_job_is_a_sentence_and_status_1(cli, command):
     result = await cli(command, "x")
     assert result.status == 1

@@ -32,6 +32,10 @@ METHOD_ROLES: Final[Mapping[str, Role]] = MappingProxyType(
         "/jobworker.v1.JobWorkerService/Stop": Role.MUTATE,
         "/jobworker.v1.JobWorkerService/Status": Role.QUERY,
         "/jobworker.v1.JobWorkerService/Output": Role.QUERY,
+        "/jobworker.v1.JobWorkerService/UpdateLimits": Role.MUTATE,
+        "/jobworker.v1.JobWorkerService/Pause": Role.MUTATE,
+        "/jobworker.v1.JobWorkerService/Resume": Role.MUTATE,
+        "/jobworker.v1.JobWorkerService/Stats": Role.QUERY,
         "/grpc.health.v1.Health/Check": Role.QUERY,
         "/grpc.health.v1.Health/List": Role.QUERY,
         "/grpc.health.v1.Health/Watch": Role.QUERY,
@@ -49,6 +53,10 @@ _WORDS: Final[Mapping[str, str]] = MappingProxyType(
         "/jobworker.v1.JobWorkerService/Stop": "stop jobs",
         "/jobworker.v1.JobWorkerService/Status": "ask for the status of jobs",
         "/jobworker.v1.JobWorkerService/Output": "read the output of jobs",
+        "/jobworker.v1.JobWorkerService/UpdateLimits": "change the limits of jobs",
+        "/jobworker.v1.JobWorkerService/Pause": "pause jobs",
+        "/jobworker.v1.JobWorkerService/Resume": "resume jobs",
+        "/jobworker.v1.JobWorkerService/Stats": "ask what jobs use",
     }
 )
 """What a method does, to complete "user_bravo may not …"; without it the path says it."""

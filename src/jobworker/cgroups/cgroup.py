@@ -16,10 +16,13 @@ from jobworker.cgroups.files import GONE, Files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from jobworker.cgroups.files import Nested
     from jobworker.cgroups.limits import Limits
+
+    _Figures = tuple[str, dict[str, str], Callable[[str, str], dict[str, int]]]
+    """A file, which of its keys is called what, and how it is read."""
 
 SIGNAL_PASSES = 8
 """How often `Cgroup.signal` looks for processes born meanwhile; a fork bomb never runs dry."""
@@ -149,14 +152,45 @@ class Cgroup:
             if main is not None:
                 _send(main, (_SIGKILL,))
 
+    def freeze(self, frozen: bool) -> None:
+        """Ask the kernel to freeze the cgroup and all nested in it, or to let it go on (Linux 5.2).
+
+        Done is what ``frozen`` of `events` says. Frozen processes can still be killed. A cgroup
+        that is nested in it and was frozen by itself stays frozen. Raises OSError.
+        """
+        self._files.write(self._file("cgroup.freeze"), "1" if frozen else "0")
+
+    def thaw(self) -> None:
+        """Let everything in the cgroup go on, whoever has frozen it or a cgroup nested in it.
+
+        Raises OSError.
+        """
+        for nested in self._files.walk(self.path):
+            try:
+                nested.write("cgroup.freeze", "0")
+            except OSError as error:
+                if error.errno not in GONE:
+                    raise
+
     def usage(self) -> dict[str, int]:
         """Return what the cgroup has used, with the keys of the wire contract's Usage.
 
         Times are microseconds, sizes bytes. What the kernel does not report is absent. Raises
         OSError or MalformedText.
         """
+        return self._read_figures(_USAGE)
+
+    def current(self) -> dict[str, int]:
+        """Return what the cgroup uses at this moment: memory_current, pids_current, ….
+
+        The keys are the wire contract's, sizes are bytes. What the kernel does not report is
+        absent. Raises OSError or MalformedText.
+        """
+        return self._read_figures(_CURRENT)
+
+    def _read_figures(self, table: tuple[_Figures, ...]) -> dict[str, int]:
         result: dict[str, int] = {}
-        for file, keys, read in _USAGE:
+        for file, keys, read in table:
             source = self._file(file)
             text = self._read_if_there(source)
             if text is None:
@@ -246,7 +280,7 @@ class Cgroup:
         try:
             poller = select.poll()
             poller.register(events, select.POLLPRI)
-            self._freeze()
+            self._freeze_if_possible()
             while self.populated(events):
                 self._signal_members((_SIGKILL,), set())
                 if time.monotonic() >= deadline:
@@ -255,9 +289,9 @@ class Cgroup:
         finally:
             os.close(events)
 
-    def _freeze(self) -> None:
+    def _freeze_if_possible(self) -> None:
         try:
-            self._files.write(self._file("cgroup.freeze"), "1")
+            self.freeze(frozen=True)
         except OSError as error:
             if error.errno not in GONE:
                 raise
@@ -338,7 +372,7 @@ def _send(pidfd: int, signums: Iterable[int]) -> None:
         return
 
 
-def _peak(text: str, source: str) -> dict[str, int]:
+def _single(text: str, source: str) -> dict[str, int]:
     return {"": parse.value(text, source)}
 
 
@@ -347,14 +381,22 @@ def _some(text: str, source: str) -> dict[str, int]:
     return {} if total is None else {"": total}
 
 
-_USAGE = (
+_USAGE: tuple[_Figures, ...] = (
     # Every cgroup has cpu.stat, even without the controller (Linux 4.15).
     (
         "cpu.stat",
-        {"user_usec": "cpu_user_us", "system_usec": "cpu_system_us"},
+        {
+            "user_usec": "cpu_user_us",
+            "system_usec": "cpu_system_us",
+            # With the controller; bursts since Linux 5.14.
+            "nr_throttled": "cpu_throttled_periods",
+            "throttled_usec": "cpu_throttled_us",
+            "nr_bursts": "cpu_burst_periods",
+            "burst_usec": "cpu_burst_us",
+        },
         parse.flat_keyed,
     ),
-    ("memory.peak", {"": "memory_peak"}, _peak),  # Linux 5.19
+    ("memory.peak", {"": "memory_peak"}, _single),  # Linux 5.19
     (
         "io.stat",
         {
@@ -365,9 +407,25 @@ _USAGE = (
         },
         parse.io_totals,
     ),
-    ("memory.events", {"oom_kill": "oom_kills"}, parse.flat_keyed),  # oom_kill: Linux 4.13
-    ("pids.peak", {"": "pids_peak"}, _peak),  # Linux 6.1
+    ("memory.swap.peak", {"": "memory_swap_peak"}, _single),  # Linux 6.5
+    (
+        "memory.events",
+        {
+            "high": "memory_high_events",
+            "max": "memory_max_events",
+            "oom_kill": "oom_kills",  # Linux 4.13
+        },
+        parse.flat_keyed,
+    ),
+    ("pids.peak", {"": "pids_peak"}, _single),  # Linux 6.1
+    ("pids.events", {"max": "pids_max_events"}, parse.flat_keyed),  # Linux 4.8
     ("cpu.pressure", {"": "cpu_pressure_us"}, _some),  # Linux 4.20, with CONFIG_PSI
     ("memory.pressure", {"": "memory_pressure_us"}, _some),
     ("io.pressure", {"": "io_pressure_us"}, _some),
+)
+
+_CURRENT: tuple[_Figures, ...] = (
+    ("memory.current", {"": "memory_current"}, _single),
+    ("memory.swap.current", {"": "memory_swap_current"}, _single),
+    ("pids.current", {"": "pids_current"}, _single),
 )

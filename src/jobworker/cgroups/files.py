@@ -31,7 +31,7 @@ _LINKS_OF_A_LEAF = 2
 class Nested:
     """A cgroup that a walk has come to; of use until the walk goes on.
 
-    `read` and `remove` raise as those of `Files` do.
+    `read`, `write` and `remove` raise as those of `Files` do.
     """
 
     __slots__ = ("_fd", "_names", "_parent", "_top")
@@ -58,6 +58,17 @@ class Nested:
             return _read_all(fd, path)
         finally:
             os.close(fd)
+
+    def write(self, file: str, text: str) -> None:
+        """Hand the kernel `text` for one of its files as one request."""
+        try:
+            fd = os.open(file, os.O_WRONLY | _FLAGS, dir_fd=self._fd)
+            try:
+                os.write(fd, text.encode())
+            finally:
+                os.close(fd)
+        except OSError as error:
+            _fail(error, f"cannot write {text!r}", f"{self.path}/{file}")
 
     def children(self) -> list[str]:
         """Return the names of the cgroups directly below it."""

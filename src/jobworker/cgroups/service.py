@@ -11,18 +11,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from jobworker.cgroups import parse
+from jobworker.cgroups import change, parse
+from jobworker.cgroups.apply import Applier, Changed
 from jobworker.cgroups.cgroup import Cgroup
 from jobworker.cgroups.controllers import CONTROLLERS, Controller, Hierarchy, diagnose, unbound
 from jobworker.cgroups.devices import Devices
 from jobworker.cgroups.files import GONE, Files
-from jobworker.cgroups.limits import Limits, Setting, holds, row_of, settings
+from jobworker.cgroups.limits import Limits, Setting, settings
 from jobworker.cgroups.mounts import Mounts
-from jobworker.errors import (
-    CgroupUnavailable,
-    ControllerUnavailable,
-    LimitNotApplied,
-)
+from jobworker.errors import CgroupUnavailable, ControllerUnavailable
 from jobworker.exhaustion import exhausted
 from jobworker.ids import parse_job_id
 
@@ -147,7 +144,8 @@ class Service:
         try:
             self._require_domain(cgroup)
             self._bound(cgroup)
-            self._apply(cgroup, wanted)
+            applier = self._applier(cgroup)
+            applier.apply(applier.present(wanted))
         except BaseException as error:
             try:
                 cgroup.remove()
@@ -155,6 +153,21 @@ class Service:
                 error.add_note(f"the cgroup is still there: {leftover}")
             raise
         return cgroup
+
+    def update_limits(self, job_id: str, limits: Limits) -> Changed:
+        """Change limits of a job's cgroup; what is not given stays, MAX takes a limit away.
+
+        Either all of them are in force and read back when this returns, or those from before are.
+        It may take long: the kernel reclaims memory above a lower memory.high or memory.max before
+        the write returns. Raises InvalidArgument, ControllerUnavailable, LimitNotApplied (which
+        says so if something could not be set back), ResourceExhausted, or CgroupUnavailable if the
+        cgroup is gone.
+        """
+        applier = self._applier(self.cgroup(job_id))
+        change.check(applier.in_force(), limits)
+        wanted = settings(self._devices.resolve(limits))
+        self._require_controllers(job_id, wanted)
+        return applier.change(applier.present(wanted))
 
     def cgroup(self, job_id: str) -> Cgroup:
         """Return the handle of a job's cgroup, whether it is there or not; touches nothing.
@@ -343,7 +356,9 @@ class Service:
         for setting in wanted:
             if setting.controller not in enabled:
                 reason = self.controllers()[setting.controller].reason
-                raise ControllerUnavailable(f"cannot {_to_apply(setting.file, job_id)}: {reason}")
+                raise ControllerUnavailable(
+                    f"cannot apply {setting.file} to job {job_id}: {reason}"
+                )
 
     def _make(self, cgroup: Cgroup) -> None:
         try:
@@ -360,6 +375,9 @@ class Service:
             raise exhausted(what, error.errno, meanings=_NO_MORE_CGROUPS) or CgroupUnavailable(
                 f"cannot {what}: {_problem(error)}"
             ) from error
+
+    def _applier(self, cgroup: Cgroup) -> Applier:
+        return Applier(cgroup, self._files, self._page_size)
 
     def _require_domain(self, cgroup: Cgroup) -> None:
         """Raise CgroupUnavailable if no process could be in a new cgroup.
@@ -397,56 +415,10 @@ class Service:
                 if error.errno not in GONE:
                     raise CgroupUnavailable(f"cannot limit {cgroup.path}: {error}") from error
 
-    def _apply(self, cgroup: Cgroup, wanted: Iterable[Setting]) -> None:
-        there = [s for s in wanted if self._files.exists(f"{cgroup.path}/{s.file}")]
-        self._require_files(cgroup, wanted, there)
-        for setting in there:
-            self._write(cgroup, setting)
-        for setting in there:
-            self._read_back(cgroup, setting)
-
-    def _require_files(
-        self, cgroup: Cgroup, wanted: Iterable[Setting], there: Iterable[Setting]
-    ) -> None:
-        met = {setting.limit for setting in there}
-        for limit in {setting.limit: None for setting in wanted}:
-            if limit in met:
-                continue
-            rows = {s.file: row_of(s).needs for s in wanted if s.limit == limit}
-            needs = " or ".join(f"{file} (needs {needs})" for file, needs in rows.items())
-            raise ControllerUnavailable(
-                f"cannot {_to_apply(limit, cgroup.id)}: this kernel does not have {needs}"
-            )
-
-    def _write(self, cgroup: Cgroup, setting: Setting) -> None:
-        try:
-            self._files.write(f"{cgroup.path}/{setting.file}", setting.text)
-        except OSError as error:
-            what = _to_apply(setting.file, cgroup.id)
-            raise exhausted(what, error.errno) or LimitNotApplied(
-                f"cannot {what}: the kernel refused {setting.text!r}: {_problem(error)}"
-            ) from error
-
-    def _read_back(self, cgroup: Cgroup, setting: Setting) -> None:
-        what = f"cannot {_to_apply(setting.file, cgroup.id)}"
-        try:
-            content = self._files.read(f"{cgroup.path}/{setting.file}")
-            if holds(setting, content, self._page_size):
-                return
-        except (OSError, parse.MalformedText) as error:
-            raise LimitNotApplied(f"{what}: it cannot be read back: {error}") from error
-        raise LimitNotApplied(
-            f"{what}: {setting.text!r} was written but {content.strip()!r} is in force"
-        )
-
 
 def _problem(error: OSError) -> str:
     """Return the kernel's own words, without the file and text that `Files` adds."""
     return os.strerror(error.errno or 0)
-
-
-def _to_apply(what: str, job_id: str) -> str:
-    return f"apply {what} to job {job_id}"
 
 
 def _not_created(what: str, error: OSError) -> CgroupUnavailable:

@@ -27,6 +27,10 @@ COMMANDS: Final[Mapping[str, str]] = {
     "stop": "Stop a job",
     "status": "Fetch a job's status",
     "output": "Fetch a job's output",
+    "stats": "Watch what a job uses",
+    "update": "Change a running job's limits",
+    "pause": "Pause a job",
+    "resume": "Let a paused job go on",
     "completion": "Completion for your shell",
 }
 """Name → short help. The module of the same name has the command; it is loaded when it is used."""
@@ -39,6 +43,8 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "rm": "removing jobs is not there yet; stop ends one",
     "run": "did you mean start? output --tail follows what it writes",
     "tail": "did you mean output --tail?",
+    "top": "did you mean stats --follow?",
+    "unpause": "did you mean resume?",
     **dict.fromkeys(("jobs", "list", "ls", "ps"), "listing jobs is not there yet"),
 }
 """What people call things in other programs → what to say."""

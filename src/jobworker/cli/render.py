@@ -12,7 +12,7 @@ from jobworker.rpc.v1.jobworker_pb2 import Limits, Reason, Status, StatusDetail
 from jobworker.text import join, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -78,7 +78,7 @@ def status_text(response: StatusResponse, now: float, clock: Callable[[float], s
     rows: list[tuple[str, list[str]]] = [
         ("job", [job.id]),
         ("name", _given(job.name)),
-        ("status", [status_line(response.status, job.stop.signal)]),
+        ("status", [status_line(response.status, job.stop.signal, paused=job.paused)]),
         ("", _given(response.status.message)),
         ("command", [join([job.command.name, *job.command.args])] if job.command.name else []),
         ("owner", _given(job.owner)),
@@ -94,10 +94,15 @@ def status_text(response: StatusResponse, now: float, clock: Callable[[float], s
         ("stop", _stop_policy(job)),
         ("pid", [str(job.pid)] if job.pid else []),
         ("limits", limits.describe(job.limits)),
-        ("usage", _usage(job.usage)),
+        ("usage", usage_lines(job.usage)),
         ("output", [units.format_size(job.output_size)]),
         ("warnings", list(job.warnings)),
     ]
+    return layout(rows)
+
+
+def layout(rows: Iterable[tuple[str, list[str]]]) -> str:
+    """Write names and their lines in two columns; a name without a line is left out."""
     return "\n".join(
         f"{key if first else '':<10} {printable(line)}"
         for key, lines in rows
@@ -105,7 +110,7 @@ def status_text(response: StatusResponse, now: float, clock: Callable[[float], s
     )
 
 
-def status_line(detail: StatusDetail, stop_signal: int = 0) -> str:
+def status_line(detail: StatusDetail, stop_signal: int = 0, *, paused: bool = False) -> str:
     """Say a status in a word or two: ``running``, ``exited (0)``, ``stopped (timed out)``.
 
     `stop_signal` is what a stop of the job sends first; 0 means that this is not known.
@@ -124,6 +129,8 @@ def status_line(detail: StatusDetail, stop_signal: int = 0) -> str:
         notes.append("SIGKILL after the grace period")
     elif detail.signal:
         notes.append(units.format_signal(detail.signal))
+    if paused:
+        notes.append("paused")
     return f"{state} ({', '.join(notes)})" if notes else state
 
 
@@ -164,7 +171,9 @@ def _stop_policy(job: Job) -> list[str]:
     return [f"{first}, then SIGKILL after {_seconds(job.stop.grace)}"]
 
 
-def _usage(usage: Usage) -> list[str]:
+def usage_lines(usage: Usage) -> list[str]:
+    """Say what a job has used; what is not known, or has not happened, is left out."""
+
     def time_of(field: str) -> str:
         return units.format_duration(units.seconds_of_us(getattr(usage, field)))
 
@@ -182,6 +191,8 @@ def _usage(usage: Usage) -> list[str]:
         lines.append(f"{units.format_duration(total)} CPU, start-up included ({split})")
     if there("memory_peak"):
         lines.append(f"{size_of('memory_peak')} memory at most")
+    if usage.memory_swap_peak:
+        lines.append(f"{size_of('memory_swap_peak')} swap at most")
     if there("pids_peak"):
         lines.append(f"{usage.pids_peak} processes and threads at most")
     for what in ("read", "write"):
@@ -192,6 +203,17 @@ def _usage(usage: Usage) -> list[str]:
             lines.append(text)
     if usage.oom_kills:
         lines.append(f"{usage.oom_kills} processes killed: out of memory")
+    if usage.cpu_throttled_periods:
+        periods = f"{usage.cpu_throttled_periods} periods"
+        lines.append(f"{time_of('cpu_throttled_us')} held up by cpu-max in {periods}")
+    if usage.cpu_burst_periods:
+        periods = f"{usage.cpu_burst_periods} periods"
+        lines.append(f"{time_of('cpu_burst_us')} beyond cpu-max in {periods}")
+    lines += [
+        f"{times} times held back by {limit}"
+        for limit in ("memory-high", "memory-max", "pids-max")
+        if (times := getattr(usage, f"{limit.replace('-', '_')}_events"))
+    ]
     for what, name in (("cpu", "CPU"), ("memory", "memory"), ("io", "I/O")):
         if getattr(usage, f"{what}_pressure_us"):
             lines.append(f"{time_of(f'{what}_pressure_us')} waiting for {name}")

@@ -9,7 +9,7 @@ import resource
 import signal
 import socket
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -122,6 +122,8 @@ def _stop_signals() -> asyncio.Event:
 def _audit_change(audit: Audit, change: job.Change) -> None:
     record = change.job.record
     fields: dict[str, Any] = {"user": change.user or record.owner, "command": record.spec.command}
+    if change.event == "limits updated":
+        fields["limits"] = asdict(record.limits, dict_factory=_without_absent)
     if record.finished:
         status = record.status
         fields["status"] = status.state.value
@@ -129,6 +131,10 @@ def _audit_change(audit: Audit, change: job.Change) -> None:
         fields["exit_code"] = status.exit_code
         fields["signal"] = status.signal
     audit.change(change.event, job_id=record.id, **fields)
+
+
+def _without_absent(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in pairs if value not in (None, ())}
 
 
 async def _add_services(server: grpc.aio.Server, worker: JobWorker) -> health.aio.HealthServicer:

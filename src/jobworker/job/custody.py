@@ -101,6 +101,10 @@ class Custody:
         """Return a live job."""
         return self._jobs.get(job_id)
 
+    def jobs(self) -> list[Job]:
+        """Return all live jobs."""
+        return list(self._jobs.values())
+
     def __len__(self) -> int:
         return len(self._jobs)
 

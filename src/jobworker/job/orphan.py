@@ -67,6 +67,7 @@ class Orphan:
             # SIGCONT: one that is stopped hears the signal only when it goes on (systemd.kill(5)).
             for signum in (policy.signal, signal.SIGCONT):
                 self._signal(signum)
+            self._thaw()
 
     def _later(self, seconds: float, action: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
@@ -80,6 +81,13 @@ class Orphan:
                 send_signal(self._pidfd, signum)
         except (OSError, ValueError):
             log.exception("cannot signal job %s; it will be killed", self._cgroup.id)
+
+    def _thaw(self) -> None:
+        """Let a job that is frozen use its grace period, now that the signal waits for it."""
+        try:
+            self._cgroup.thaw()
+        except OSError:
+            log.exception("cannot thaw job %s; it will be killed", self._cgroup.id)
 
     def _kill(self) -> None:
         if self._pidfd is not None:

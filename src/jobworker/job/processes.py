@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jobworker.cgroups import Cgroup
     from jobworker.job.record import Process
 
@@ -92,17 +94,30 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 
 async def wait_empty(cgroup: Cgroup) -> None:
-    """Return once no process is left in `cgroup`, or the cgroup is gone.
+    """Return once no process is left in `cgroup`, or the cgroup is gone."""
+    await _wait_for_events(cgroup, lambda events: events.get("populated") != 1)
 
-    The kernel announces a change of ``populated`` by POLLPRI on cgroup.events (cgroup-v2.rst).
-    An epoll instance is itself readable when what it watches is ready, which asyncio can wait for.
+
+async def wait_frozen(cgroup: Cgroup, *, frozen: bool) -> None:
+    """Return once all processes of `cgroup` are frozen, or not all are; or once there are none."""
+    await _wait_for_events(
+        cgroup,
+        lambda events: events.get("frozen") == frozen or events.get("populated") != 1,
+    )
+
+
+async def _wait_for_events(cgroup: Cgroup, holds: Callable[[dict[str, int]], bool]) -> None:
+    """Return once cgroup.events says what is waited for, or the cgroup is gone.
+
+    The kernel announces each change of it by POLLPRI (cgroup-v2.rst). An epoll instance is itself
+    readable when what it watches is ready, which asyncio can wait for.
     """
     with contextlib.suppress(FileNotFoundError):
         events = cgroup.open_events()
         try:
             with select.epoll() as poll:
                 poll.register(events, select.EPOLLPRI)
-                while cgroup.populated(events):
+                while not holds(cgroup.events(events)):
                     await wait_readable(poll.fileno())
                     poll.poll(0)
         finally:

@@ -244,7 +244,18 @@ class LiveJob:
             except (OSError, ValueError) as error:
                 name = signal.strsignal(signum)
                 log(f"job {self.id}: cannot send signal {signum} ({name}): {error}")
+            self._thaw()
         self._arm()
+
+    def _thaw(self) -> None:
+        """Let a job that is frozen, by whomever, use its grace period.
+
+        After the signal, so that nothing of it runs before it has the signal.
+        """
+        try:
+            self.cgroup.thaw()
+        except OSError as error:
+            log(f"job {self.id}: cannot thaw it to let it end; it will be killed: {error}")
 
     def _arm(self) -> None:
         when = self._schedule.next()

@@ -42,7 +42,15 @@ NESTED_FILES: Final = {
 """In every cgroup but the root."""
 
 CONTROLLER_FILES: Final = {
-    "cpu": {"cpu.weight": "100\n", "cpu.max": "max 100000\n", "cpu.max.burst": "0\n"},
+    "cpu": {
+        "cpu.stat": (
+            "usage_usec 0\nuser_usec 0\nsystem_usec 0\nnr_periods 0\nnr_throttled 0\n"
+            "throttled_usec 0\nnr_bursts 0\nburst_usec 0\n"
+        ),
+        "cpu.weight": "100\n",
+        "cpu.max": "max 100000\n",
+        "cpu.max.burst": "0\n",
+    },
     "memory": {
         "memory.min": "0\n",
         "memory.low": "0\n",
@@ -50,7 +58,10 @@ CONTROLLER_FILES: Final = {
         "memory.max": "max\n",
         "memory.swap.max": "max\n",
         "memory.oom.group": "0\n",
+        "memory.current": "0\n",
         "memory.peak": "0\n",
+        "memory.swap.current": "0\n",
+        "memory.swap.peak": "0\n",
         "memory.events": "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\noom_group_kill 0\n",
     },
     "io": {
@@ -59,7 +70,12 @@ CONTROLLER_FILES: Final = {
         "io.bfq.weight": "default 100\n",
         "io.stat": "",
     },
-    "pids": {"pids.max": "max\n", "pids.current": "0\n", "pids.peak": "0\n"},
+    "pids": {
+        "pids.max": "max\n",
+        "pids.current": "0\n",
+        "pids.peak": "0\n",
+        "pids.events": "max 0\n",
+    },
 }
 """In a cgroup whose parent has enabled the controller."""
 

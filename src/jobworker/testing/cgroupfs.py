@@ -427,6 +427,9 @@ class _TreeNested(Nested):
     def read(self, file: str) -> str:
         return self._tree.files.read(f"{self.path}/{file}")
 
+    def write(self, file: str, text: str) -> None:
+        self._tree.files.write(f"{self.path}/{file}", text)
+
     def children(self) -> list[str]:
         return self._tree.names(self.path)
 

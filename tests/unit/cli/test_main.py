@@ -74,8 +74,8 @@ def test_no_command_is_wrong_usage_and_shows_the_help():
     ("arguments", "hint"),
     [
         (["nope"], "there is no command 'nope'; there are: help, start"),
-        (["statsu", "x"], "there is no command 'statsu'; did you mean status?"),
-        (["help", "statsu"], "there is no command 'statsu'; did you mean status?"),
+        (["statu", "x"], "there is no command 'statu'; did you mean status?"),
+        (["help", "statu"], "there is no command 'statu'; did you mean status?"),
         (["logs", "x"], "did you mean output?"),
         (["kill", "x"], "did you mean stop?"),
         (["run", "true"], "did you mean start?"),
@@ -88,6 +88,10 @@ def test_no_command_is_wrong_usage_and_shows_the_help():
         (["status", "--format", "xml", "x"], "'xml'"),
         (["output", "--offset", "-1", "x"], "not a number of bytes"),
         (["stop", "--grace", "long", "x"], "1h30m"),
+        (["update", "x"], "at least one limit"),
+        (["update", "--memory-max", "much", "x"], "512M"),
+        (["update", "--memory-max", "1G"], "JOB_ID"),
+        (["stats", "--interval", "often", "x"], "500ms"),
         (["output", ""], "Invalid value for 'JOB_ID': it is empty"),
         (["status", "x"], "--cert FILE, set JOBWORKER_CERT"),
         (["--context", "lab", "status", "x"], "cannot use the context 'lab'"),
@@ -169,7 +173,7 @@ def test_commands_are_completed():
             "COMP_CWORD": "1",
         }
     )
-    assert result.stdout.decode().split() == ["plain,start", "plain,status"]
+    assert result.stdout.decode().split() == ["plain,start", "plain,status", "plain,stats"]
 
 
 def test_help_loads_nothing_of_grpc():

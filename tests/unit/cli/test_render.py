@@ -99,6 +99,34 @@ def test_a_finished_job_has_its_run_time_and_its_usage():
     ]
 
 
+def test_what_limits_have_done_to_a_job_is_shown():
+    rows = shown(
+        job(
+            usage=pb.Usage(
+                memory_swap_peak=2**20,
+                cpu_throttled_periods=3,
+                cpu_throttled_us=1_500_000,
+                cpu_burst_periods=2,
+                cpu_burst_us=1000,
+                memory_high_events=4,
+                memory_max_events=0,
+                pids_max_events=5,
+            )
+        )
+    )
+    assert rows["usage"] == [
+        "1 MiB swap at most",
+        "1.5s held up by cpu-max in 3 periods",
+        "1ms beyond cpu-max in 2 periods",
+        "4 times held back by memory-high",
+        "5 times held back by pids-max",
+    ]
+
+
+def test_a_paused_job_is_running():
+    assert shown(job(paused=True))["status"] == ["running (paused)"]
+
+
 def test_what_the_kernel_did_not_report_is_not_shown_as_zero():
     assert "usage" not in shown(job(usage=pb.Usage()))
 

@@ -33,6 +33,7 @@ class FakeCgroup:
 
     def __init__(self) -> None:
         self.full = False
+        self.frozen_for_good = False
         self.calls: list[object] = []
         self.mains: list[int | None] = []
         self.problems: list[Exception] = []
@@ -48,6 +49,11 @@ class FakeCgroup:
     def signal(self, *signums: int, main: int | None = None) -> None:
         self.calls.append(signums)
         self.mains.append(main)
+
+    def thaw(self) -> None:
+        self.calls.append("thaw")
+        if self.frozen_for_good:
+            raise OSError("cannot be thawed")
 
     def populated(self, fd: int | None = None) -> bool:
         if fd is not None and self.malformed:
@@ -179,13 +185,32 @@ def test_stop_signals_now_and_kills_after_the_grace(bench: Bench) -> None:
     job = bench.start("exec /bin/sleep 1000")
     bench.run_until(lambda: bench.executed)
     job.stop(signal.SIGUSR1, 0.02)
-    assert bench.cgroup.calls == [(signal.SIGUSR1, signal.SIGCONT)]
+    assert bench.cgroup.calls == [(signal.SIGUSR1, signal.SIGCONT), "thaw"]
     bench.run_until(lambda: "kill" in bench.cgroup.calls)
     assert bench.cgroup.mains == [job.pidfd] * 2
     signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
     bench.run_until(lambda: bench.ended)
     record = job.record("boot")
     assert (record.signal, record.stopped) == (signal.SIGKILL, True)
+
+
+def test_time_that_is_up_thaws_a_job_once_the_signal_waits_for_it(bench: Bench) -> None:
+    job = bench.start("exec /bin/sleep 1000", timeout=0.0)
+    bench.run_until(lambda: bench.cgroup.calls)
+    assert bench.cgroup.calls == [(signal.SIGTERM, signal.SIGCONT), "thaw"]
+    signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
+    bench.run_until(lambda: bench.ended)
+    assert job.record("boot").timed_out
+
+
+def test_job_that_cannot_be_thawed_is_killed_after_the_grace(bench: Bench) -> None:
+    bench.cgroup.frozen_for_good = True
+    job = bench.start("exec /bin/sleep 1000")
+    bench.run_until(lambda: bench.executed)
+    job.stop(signal.SIGTERM, 0.01)
+    bench.run_until(lambda: "kill" in bench.cgroup.calls)
+    signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
+    bench.run_until(lambda: bench.ended)
 
 
 @pytest.mark.parametrize("problem", [OSError("out of descriptors"), MalformedText("x", "y")])
@@ -233,7 +258,7 @@ def test_stop_signal_that_stops_is_not_undone(bench: Bench) -> None:
     bench.run_until(lambda: bench.executed)
     job.stop(signal.SIGSTOP, 10)
     job.stop(signal.SIGCONT, 10)
-    assert bench.cgroup.calls == [(signal.SIGSTOP,), (signal.SIGCONT,)]
+    assert bench.cgroup.calls == [(signal.SIGSTOP,), "thaw", (signal.SIGCONT,), "thaw"]
     signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
     bench.run_until(lambda: bench.ended)
 
