@@ -56,6 +56,17 @@ def passed_on(cgroup: Path) -> set[str]:
     return set((cgroup / "cgroup.subtree_control").read_text(encoding="ascii").split())
 
 
+@contextlib.contextmanager
+def process(*command: str) -> Iterator[int]:
+    """Run a command meanwhile; yield its pid."""
+    running = subprocess.Popen(command)
+    try:
+        yield running.pid
+    finally:
+        running.kill()
+        running.wait()
+
+
 async def end_of(client, job_id: str) -> pb.Job:
     async for _ in client.output(job_id, tail=True):
         pass
@@ -86,12 +97,8 @@ async def test_next_server_can_be_started_in_the_leaf_alone_while_a_job_runs(del
     server.terminate()
 
     # The condition on systemd in contrib/jobworker-unprivileged.service.
-    entering = subprocess.Popen(["sleep", "1000"])
-    with pytest.raises(OSError, match=f"Errno {errno.EBUSY}"), entering:
-        try:
-            (unit / "cgroup.procs").write_text(str(entering.pid), encoding="ascii")
-        finally:
-            entering.kill()
+    with process("sleep", "1000") as pid, pytest.raises(OSError, match=f"Errno {errno.EBUSY}"):
+        (unit / "cgroup.procs").write_text(str(pid), encoding="ascii")
 
     server.start_in = unit / "server"
     server.restart()
@@ -105,16 +112,11 @@ async def test_next_server_can_be_started_in_the_leaf_alone_while_a_job_runs(del
 
 
 async def test_limit_that_a_process_beside_the_server_is_in_the_way_of_names_it(delegated, unit):
-    other = subprocess.Popen([*ENTER, unit, "sleep", "1000"])
-    try:
+    request = pb.StartRequest(command=SLEEP, limits=pb.Limits(memory_max=32 * MIB))
+    with process(*ENTER, str(unit), "sleep", "1000") as pid:
         server = delegated()
         async with server.client() as client:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await client.start(
-                    pb.StartRequest(command=SLEEP, limits=pb.Limits(memory_max=32 * MIB))
-                )
-    finally:
-        other.kill()
-        other.wait()
+                await client.start(request)
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert f"processes are in that cgroup itself ({other.pid})" in refused.value.details()
+    assert f"processes are in that cgroup itself ({pid})" in refused.value.details()
