@@ -26,6 +26,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | _FLAGS
 _CHUNK = 65536
 _SHOWN_LEVELS = 3
 _LINKS_OF_A_LEAF = 2
+_DELEGATION_MARKS = ("trusted.delegate", "user.delegate")
 
 
 class Nested:
@@ -136,6 +137,20 @@ class Files:
     def exists(self, path: str) -> bool:
         """Tell whether there is such a file or directory."""
         return os.access(path, os.F_OK)
+
+    def is_delegated(self, path: str) -> bool:
+        """Tell whether a service manager has marked a cgroup as left to those who run in it.
+
+        systemd marks the cgroups of units with Delegate= so, for all to read since version 251, and
+        before for those with CAP_SYS_ADMIN (xattr(7)). cgroup2 has user attributes since Linux 5.7.
+        """
+        for name in _DELEGATION_MARKS:
+            try:
+                if os.getxattr(path, name) == b"1":
+                    return True
+            except OSError:  # ENODATA, ENOTSUP, or not there.
+                continue
+        return False
 
     def check_writable(self, path: str) -> None:
         """Raise what creating a cgroup in a cgroup would raise, as far as can be told before."""

@@ -14,6 +14,7 @@ import click
 
 import jobworker
 from jobworker import program
+from jobworker.cgroups.delegation import OWN
 from jobworker.command import Group, Option
 from jobworker.daemon import config
 from jobworker.daemon.listen import parse_listen
@@ -85,8 +86,10 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Where the registry of jobs is kept."),
         _option("--run-dir", type=_DIRECTORY, default=DEFAULT_RUN_DIR,
                 help="Where server and shim meet."),
-        _option("--cgroup-root", type=_DIRECTORY, default=DEFAULT_CGROUP_ROOT,
-                help="A cgroup2 mount or a directory in one; mounted if it is missing or empty."),
+        _option("--cgroup-root", type=_DIRECTORY,
+                help="A cgroup2 mount or a directory in one; mounted if it is missing or empty. "
+                f'"{OWN}" is the cgroup that the server was started in.  [default: that one if it '
+                f"was delegated, else {DEFAULT_CGROUP_ROOT}]"),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
