@@ -80,7 +80,6 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
         stack.callback(audit.close)
         credentials = tls.server_credentials(settings.cert, settings.key, settings.ca)
         root = cgroups.choose_root(settings.cgroup_root, default=DEFAULT_CGROUP_ROOT)
-        log.info("the root of the jobs' cgroups is %s: %s", root.path, root.reason)
         jobs = job.Service(
             log_dir=settings.log_dir,
             state_dir=settings.state_dir,
@@ -103,6 +102,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
         address = listen.client_address(settings.host, port)
         log.debug("serving on %s", address)
         ready(address)
+        log.info("the root of the jobs' cgroups is %s: %s", root.path, root.reason)
         _notify("READY=1")
         await stopped.wait()
         log.info("shutting down; jobs go on running")
