@@ -25,6 +25,8 @@ _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | _FLAGS
 _CHUNK = 65536
 _SHOWN_LEVELS = 3
+_LINKS_OF_A_LEAF = 2
+_DELEGATION_MARKS = ("trusted.delegate", "user.delegate")
 
 
 class Nested:
@@ -136,6 +138,20 @@ class Files:
         """Tell whether there is such a file or directory."""
         return os.access(path, os.F_OK)
 
+    def is_delegated(self, path: str) -> bool:
+        """Tell whether a service manager has marked a cgroup as left to those who run in it.
+
+        systemd marks the cgroups of units with Delegate= so, for all to read since version 251, and
+        before for those with CAP_SYS_ADMIN (xattr(7)). cgroup2 has user attributes since Linux 5.7.
+        """
+        for name in _DELEGATION_MARKS:
+            try:
+                if os.getxattr(path, name) == b"1":
+                    return True
+            except OSError:  # ENODATA, ENOTSUP, or not there.
+                continue
+        return False
+
     def check_writable(self, path: str) -> None:
         """Raise what creating a cgroup in a cgroup would raise, as far as can be told before."""
         check_writable(path)
@@ -175,23 +191,27 @@ class Files:
             while True:
                 if pending[-1]:
                     name, inode = pending[-1].pop()
-                    below = _open_child(fd, name, device, inode)
-                    if below is not None:
-                        os.close(fd)
-                        fd = below
-                        names.append(name)
+                    below, is_leaf = _open_child(fd, name, device, inode)
+                    if below is None:
+                        continue
+                    names.append(name)
+                    parent, fd = fd, below
+                    if not is_leaf:
+                        os.close(parent)
+                        parent = None
                         pending.append(_take_children(fd, left))
-                    continue
-                if names:
-                    # Before the cgroup is given out, which may be removed then.
-                    parent = os.open("..", _DIRECTORY, dir_fd=fd)
+                        continue
+                else:
+                    pending.pop()
+                    if names:
+                        # Before the cgroup is given out, which may be removed then.
+                        parent = os.open("..", _DIRECTORY, dir_fd=fd)
                 yield Nested(path, names, fd, parent)
                 if parent is None:
                     return
                 os.close(fd)
                 fd, parent = parent, None
                 names.pop()
-                pending.pop()
         finally:
             os.close(fd)
             if parent is not None:
@@ -227,22 +247,23 @@ def _children(fd: int, most: int) -> list[tuple[str, int]]:
     return found
 
 
-def _open_child(fd: int, name: str, device: int, inode: int) -> int | None:
-    """Open a directory, if it is there and nothing is mounted on it.
+def _open_child(fd: int, name: str, device: int, inode: int) -> tuple[int | None, bool]:
+    """Open a directory, if it is there and nothing is mounted on it; tell if none is in it.
 
     The inode that getdents(2) gives is that of the directory, and not of what is mounted on it.
+    A directory of kernfs has a link for each directory in it, beside its name and its dot.
     """
     try:
         child = os.open(name, _DIRECTORY, dir_fd=fd)
     except OSError as error:
         if error.errno in GONE:
-            return None
+            return None, False
         raise
     status = os.fstat(child)
     if (status.st_dev, status.st_ino) == (device, inode):
-        return child
+        return child, status.st_nlink == _LINKS_OF_A_LEAF
     os.close(child)
-    return None
+    return None, False
 
 
 def _read_all(fd: int, path: str) -> str:

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from jobworker.cgroups import change, parse
+from jobworker.cgroups import change, delegation, parse
 from jobworker.cgroups.apply import Applier, Changed
 from jobworker.cgroups.cgroup import Cgroup
 from jobworker.cgroups.controllers import CONTROLLERS, Controller, Hierarchy, diagnose, unbound
@@ -57,6 +57,8 @@ class _Place(enum.Enum):
 class Service:
     """Creates and removes the cgroups of jobs below ``root/jobworker``.
 
+    A process that is in `root` itself when it sets the Service up is moved to ``root/server``.
+
     `root` is a directory of a cgroup2 file system, or a place to mount one at. The other arguments
     are the boundaries to the kernel, which `jobworker.testing` has stand-ins for.
     """
@@ -82,6 +84,7 @@ class Service:
     def setup(self) -> None:
         """Mount cgroup2 if need be, create the jobs' directory and enable controllers in it.
 
+        A process that is in the root itself leaves it for a leaf, which makes room for controllers.
         May be called again at any time. A controller that cannot be enabled is no error here but
         when a limit needs it: see `controllers`. Raises CgroupUnavailable.
         """
@@ -99,6 +102,7 @@ class Service:
         except OSError as error:
             raise _not_created(f"the cgroup {directory}", error) from error
         self._check_writable()
+        self._leave_root()
         self._refusals = {}
         for path in (str(self.root), directory):
             self._enable_controllers(path)
@@ -112,14 +116,15 @@ class Service:
         place = self._place()
         home = f"jobs will live in {self.directory}"
         if place is _Place.CGROUP:
+            move = self._foreseen_move()
             if self._files.exists(str(self.directory)):
                 self._check_writable()
-                return f"{home}, which is there"
+                return f"{home}, which is there{move}"
             try:
                 self._files.check_writable(str(self.root))
             except OSError as error:
                 raise _not_created(f"the cgroup {self.directory}", error) from error
-            return f"{home}, which will be created"
+            return f"{home}, which will be created{move}"
         self._check_mount()
         if place is _Place.EMPTY:
             return f"{home}; cgroup2 will be mounted at {self.root}"
@@ -210,17 +215,19 @@ class Service:
     def controllers(self) -> dict[str, Controller]:
         """Return the state of every controller that limits need, by name; changes nothing.
 
-        Before `setup`, it is the state that setup would bring about if the kernel refuses nothing.
+        Before `setup`, it is the state that setup would bring about if the kernel refuses no more
+        than can be foreseen.
         """
         mounts = self._mounts.table()
         subsystems = self._mounts.subsystems()
         offered = self._offered(mounts, subsystems)
         is_set_up = self._files.exists(f"{self.directory}/cgroup.subtree_control")
+        refusals = self._refusals if is_set_up else self._foreseen_refusals(offered)
         tree = Hierarchy(
             root=str(self.root),
-            enabled=self._enabled() if is_set_up else offered,
+            enabled=self._enabled() if is_set_up else offered - refusals.keys(),
             offered=offered,
-            refusals=self._refusals,
+            refusals=refusals,
             # The root of a hierarchy is the only cgroup that has no type.
             partial=self._files.exists(f"{self.root}/cgroup.type"),
         )
@@ -295,6 +302,38 @@ class Service:
         self._mounted = False
         self._remove_root(root)
 
+    def _leave_root(self) -> None:
+        try:
+            delegation.leave_root(str(self.root), self._files)
+        except OSError as error:
+            raise CgroupUnavailable(
+                f"cannot move the server out of {self.root} into {delegation.LEAF} below it: "
+                f"{_problem(error)}; start it there, or give it a cgroup root that belongs to its "
+                "user (--cgroup-root)"
+            ) from error
+
+    def _inner_processes(self) -> list[str]:
+        try:
+            return delegation.inner_processes(str(self.root), self._files)
+        except OSError:
+            return []  # It is setup that says why it cannot be used.
+
+    def _foreseen_move(self) -> str:
+        inner = self._inner_processes()
+        if len(delegation.others(inner)) == len(inner):
+            return ""
+        return f"; the server will move from {self.root} to {delegation.LEAF} below it"
+
+    def _foreseen_refusals(self, offered: Iterable[str]) -> dict[str, str]:
+        """Return what the kernel will say to controllers that the root does not pass on yet."""
+        if not (members := delegation.others(self._inner_processes())):
+            return {}
+        missing = set(offered) - self._names(f"{self.root}/cgroup.subtree_control")
+        return {
+            name: _refusal(str(self.root), name, OSError(errno.EBUSY, ""), members)
+            for name in missing
+        }
+
     def _enable_controllers(self, path: str) -> None:
         """Enable for the cgroups below `path` what limits need, one write for each controller.
 
@@ -311,17 +350,10 @@ class Service:
                 self._refusals[name] = self._why_refused(path, name, error)
 
     def _why_refused(self, path: str, name: str, error: OSError) -> str:
-        reason = f"the kernel refused '+{name}' in {path}/cgroup.subtree_control: {_problem(error)}"
         members = []
         if error.errno == errno.EBUSY:
             members = self._files.read(f"{path}/cgroup.procs").split()
-        if members:
-            # cgroup-v2.rst, "No Internal Process Constraint"
-            reason += (
-                f"; processes are in that cgroup itself ({', '.join(members[:10])}): "
-                "move them into a cgroup of their own below it"
-            )
-        return reason
+        return _refusal(path, name, error, members)
 
     def _enabled(self) -> frozenset[str]:
         return self._names(f"{self.directory}/cgroup.subtree_control")
@@ -419,6 +451,18 @@ class Service:
 def _problem(error: OSError) -> str:
     """Return the kernel's own words, without the file and text that `Files` adds."""
     return os.strerror(error.errno or 0)
+
+
+def _refusal(path: str, name: str, error: OSError, members: list[str]) -> str:
+    """Say that the kernel refuses a controller for the cgroups below one with `members`."""
+    reason = f"the kernel refused '+{name}' in {path}/cgroup.subtree_control: {_problem(error)}"
+    if members:
+        # cgroup-v2.rst, "No Internal Process Constraint"
+        reason += (
+            f"; processes are in that cgroup itself ({', '.join(members[:10])}): "
+            "move them into a cgroup of their own below it"
+        )
+    return reason
 
 
 def _not_created(what: str, error: OSError) -> CgroupUnavailable:

@@ -21,6 +21,7 @@ from jobworker.auth.files import CredentialFiles
 from jobworker.cgroups.limits import TABLE
 from jobworker.daemon.listen import AddressInUse, client_address, free_port
 from jobworker.errors import CgroupUnavailable, ConfigError
+from jobworker.job.service import DEFAULT_CGROUP_ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -69,7 +70,7 @@ def look(
     *,
     host: str,
     port: int,
-    cgroup_root: Path,
+    cgroup_root: Path | None,
     cert: Path,
     key: Path,
     ca: Path,
@@ -83,7 +84,7 @@ def look(
         (
             kernel(platform.release()),
             user(os.geteuid()),
-            *_cgroups(cgroups.Service(cgroup_root)),
+            *_cgroups(cgroup_root),
             *certificates(CredentialFiles(cert, key, ca), datetime.now(UTC)),
             *(_directory(name, path.absolute()) for name, path in directories.items()),
             address(host, port),
@@ -112,7 +113,14 @@ def user(uid: int) -> Finding:
     return Finding("kernel", "user", Verdict.NOTE, f"uid {uid}: jobs can only run as this user")
 
 
-def _cgroups(service: cgroups.Service) -> Iterator[Finding]:
+def _cgroups(given: Path | None) -> Iterator[Finding]:
+    try:
+        root = cgroups.choose_root(given, default=DEFAULT_CGROUP_ROOT)
+    except CgroupUnavailable as error:
+        yield Finding("cgroups", "root", Verdict.FAILED, str(error))
+        return
+    yield Finding("cgroups", "root", Verdict.OK, f"{root.path}: {root.reason}")
+    service = cgroups.Service(root.path.absolute())
     try:
         yield Finding("cgroups", "hierarchy", Verdict.OK, service.check_setup())
     except CgroupUnavailable as error:

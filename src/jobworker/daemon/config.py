@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from jobworker.auth.policy import Policy
+from jobworker.cgroups.delegation import OWN
 from jobworker.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ SERVER_PREFIX: Final = "JOBWORKER_SERVER"
 _PATHS: Final = (
     "cert", "key", "ca", "log-dir", "state-dir", "run-dir", "cgroup-root", "audit-log"
 )  # fmt: skip
+_NO_PATH: Final = ("cgroup-root", str(OWN))
 SETTINGS: Final = ("listen", *_PATHS, "users")
 """What a configuration file may say; but for `users` a key is a flag of ``serve``."""
 
@@ -40,7 +42,9 @@ class ConfigFile:
         """
         directory = self.path.absolute().parent
         return {
-            key.replace("-", "_"): str(directory / value) if key in _PATHS else value
+            key.replace("-", "_"): value
+            if key not in _PATHS or (key, value) == _NO_PATH
+            else str(directory / value)
             for key, value in self.settings.items()
         }
 

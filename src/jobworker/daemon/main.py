@@ -14,6 +14,7 @@ import click
 
 import jobworker
 from jobworker import program
+from jobworker.cgroups.delegation import OWN
 from jobworker.command import Group, Option
 from jobworker.daemon import config
 from jobworker.daemon.listen import parse_listen
@@ -40,6 +41,13 @@ class _Absolute(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         return Path(os.fsdecode(super().convert(value, param, ctx))).absolute()
+
+
+class _CgroupRoot(_Absolute):
+    """A path, or the word that stands for the server's own cgroup."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return OWN if value == str(OWN) else super().convert(value, param, ctx)
 
 
 # Whether they can be read is for those to say that read them.
@@ -85,8 +93,10 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Where the registry of jobs is kept."),
         _option("--run-dir", type=_DIRECTORY, default=DEFAULT_RUN_DIR,
                 help="Where server and shim meet."),
-        _option("--cgroup-root", type=_DIRECTORY, default=DEFAULT_CGROUP_ROOT,
-                help="A cgroup2 mount or a directory in one; mounted if it is missing or empty."),
+        _option("--cgroup-root", type=_CgroupRoot(file_okay=False, readable=False),
+                default_text=f"the same if it was delegated, else {DEFAULT_CGROUP_ROOT}",
+                help="A cgroup2 mount or a directory in one; mounted if it is missing or empty. "
+                f'"{OWN}" stands for the cgroup that the server was started in.'),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)

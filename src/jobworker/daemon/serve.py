@@ -16,11 +16,12 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from jobworker import job
+from jobworker import cgroups, job
 from jobworker.auth import tls
 from jobworker.auth.audit import Audit
 from jobworker.daemon import listen
 from jobworker.errors import ConfigError
+from jobworker.job.service import DEFAULT_CGROUP_ROOT
 from jobworker.rpc.defaults import MAX_MESSAGE
 from jobworker.rpc.guard import Guard
 from jobworker.rpc.server import JobWorker
@@ -61,7 +62,7 @@ class Settings:
     log_dir: Path
     state_dir: Path
     run_dir: Path
-    cgroup_root: Path
+    cgroup_root: Path | None
     audit_log: Path
     cleanup: bool
     policy: Policy
@@ -78,11 +79,12 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
         audit = Audit.open(settings.audit_log)
         stack.callback(audit.close)
         credentials = tls.server_credentials(settings.cert, settings.key, settings.ca)
+        root = cgroups.choose_root(settings.cgroup_root, default=DEFAULT_CGROUP_ROOT)
         jobs = job.Service(
             log_dir=settings.log_dir,
             state_dir=settings.state_dir,
             run_dir=settings.run_dir,
-            cgroup_root=settings.cgroup_root,
+            cgroup_root=root.path,
             on_change=lambda change: _audit_change(audit, change),
         )
         if settings.cleanup:
@@ -100,6 +102,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
         address = listen.client_address(settings.host, port)
         log.debug("serving on %s", address)
         ready(address)
+        log.info("the root of the jobs' cgroups is %s: %s", root.path, root.reason)
         _notify("READY=1")
         await stopped.wait()
         log.info("shutting down; jobs go on running")

@@ -126,7 +126,8 @@ class FakeCgroupTree:
     `controllers` are those that the root offers, `bound_to_v1` maps others to the mount point of
     cgroup v1 that holds them, `mounted_at` is where cgroup2 is mounted from the start, and
     `without` names files that this kernel does not have. `has_cgroup2`, `may_mount` and `forbidden`
-    (directories in which nothing may be created) can be set.
+    (directories in which nothing may be created) can be set, and so can `delegated` (cgroups that a
+    service manager has marked). This process is in the root until it is moved.
     """
 
     def __init__(
@@ -148,6 +149,7 @@ class FakeCgroupTree:
         self.has_cgroup2 = True
         self.may_mount = True
         self.forbidden: set[str] = set()
+        self.delegated: set[str] = set()
         self.writes: list[tuple[str, str]] = []
         self._failures: list[_Failure] = []
         self._deaf: list[str] = []
@@ -292,6 +294,17 @@ class FakeCgroupTree:
         if watcher.node.removed:
             refuse(errno.ENODEV)
         return self._content(watcher.node, watcher.file)
+
+    def cgroup_of(self, pid: int) -> str:
+        """Return the path of a process's cgroup, as /proc/<pid>/cgroup names it."""
+
+        def find(node: _Node, path: str) -> str | None:
+            if pid in node.processes:
+                return path
+            found = (find(child, f"{path}/{name}") for name, child in node.children.items())
+            return next(filter(None, found), None)
+
+        return find(self._root, "") or "/"
 
     def check_mount(self, path: str, operation: str) -> None:
         """Raise the fault that was injected into mount(2) or umount2(2), if any."""
@@ -471,6 +484,9 @@ class _TreeFiles(Files):
     def exists(self, path: str) -> bool:
         return self._tree.exists(path)
 
+    def is_delegated(self, path: str) -> bool:
+        return path in self._tree.delegated
+
     def check_writable(self, path: str) -> None:
         self._tree.check_writable(path)
 
@@ -517,6 +533,9 @@ class _TreeMounts(Mounts):
             for number, name in enumerate(self._tree.bound_to_v1, start=1)
         }
         return free | bound
+
+    def own_cgroups(self) -> str:
+        return f"0::{self._tree.cgroup_of(os.getpid())}\n"
 
     def is_cgroup2(self, path: str) -> bool:
         return self._tree.is_mounted(path)

@@ -29,6 +29,10 @@ def test_a_relative_path_is_relative_to_the_file(write, tmp_path):
     }
 
 
+def test_the_word_for_the_servers_own_cgroup_is_no_path(write):
+    assert read(write('cgroup-root = "own"')).defaults() == {"cgroup_root": "own"}
+
+
 def test_an_empty_file_leaves_the_seeds_users(write):
     assert read(write("")).policy() == Policy()
 

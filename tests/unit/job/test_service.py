@@ -15,6 +15,7 @@ from jobworker.errors import (
     CommandNotFound,
     FailedPrecondition,
     JobNotFound,
+    LaunchFailed,
     LimitNotApplied,
     RequestConflict,
     ResourceExhausted,
@@ -632,7 +633,7 @@ async def test_a_start_whose_execve_failed_after_the_server_died_leaves_nothing(
     host.registry("UPDATE jobs SET state = 'pending', pid = NULL, started_at = NULL")
 
     def fail(_job_id):
-        raise CommandNotFound("no such command")
+        raise LaunchFailed("no such command")
 
     host.shim.before_attach = fail
     async with host.service() as service:
