@@ -39,12 +39,15 @@ def jobworker(
 ) -> subprocess.CompletedProcess[str]:
     """Run ``jobworker`` to its end, as root or as the user nobody."""
     program = (sys.executable, "-c", _AS_NOBODY) if as_nobody else JOBWORKER
+    env = environment() if environ is None else dict(environ)
+    if as_nobody:  # Who could not write what it measures into the checkout.
+        env.pop("COVERAGE_PROCESS_CONFIG", None)
     return subprocess.run(
         [*program, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        env=environment() if environ is None else dict(environ),
+        env=env,
         timeout=PATIENCE,
         check=False,
     )
