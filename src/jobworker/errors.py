@@ -6,6 +6,13 @@ imports nothing, because the shim imports it too.
 
 from __future__ import annotations
 
+_SHOWN = 60
+
+
+def shown(text: str) -> str:
+    """Quote what somebody sent for an error message, without repeating a megabyte of it."""
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}… ({len(text)} characters)"
+
 
 class JobWorkerError(Exception):
     """The root of every error that jobworker raises on purpose."""

@@ -1,85 +1,43 @@
-"""What end-to-end tests share: prerequisites, a cgroup, certificates, servers."""
+"""What end-to-end tests share: prerequisites, a cgroup, certificates, the real programs."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import platform
-import subprocess
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from jobworker.auth import certs as development_certs
-from tests.support.cgroups import own_cgroup
+from tests.support.cgroups import Unusable, hierarchy, own_cgroup
+from tests.support.jobs import Gate
 from tests.support.server import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-# Prerequisites and cgroups
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cgroup_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def cgroup_mount() -> Iterator[Path]:
     """A cgroup2 mount that can be written; end the run with one message if there is none."""
-    if os.geteuid() != 0:
-        _give_up("root, which alone may create cgroups. Try: sudo make test-e2e")
     with contextlib.ExitStack() as stack:
-        mount = next(filter(_is_usable, _cgroup2_mounts()), None)
-        if mount is None:
-            mount = tmp_path_factory.mktemp("cgroup2")
-            command = ["mount", "-t", "cgroup2", "none", str(mount)]
-            attempt = subprocess.run(command, capture_output=True, text=True, check=False)
-            if attempt.returncode != 0:
-                why = attempt.stderr.partition("\n")[0]
-                _give_up(
-                    f"a cgroup v2 hierarchy that can be written, and mounting one failed ({why}). "
-                    "In a container, run it with --privileged"
-                )
-            stack.callback(subprocess.run, ["umount", str(mount)], check=True)
-            if not _is_usable(mount):
-                _give_up(f"Linux 5.14 or later (this is {platform.release()})")
+        try:
+            mount = stack.enter_context(hierarchy())
+        except Unusable as missing:
+            pytest.exit(
+                f"the e2e tests cannot run here. They need {missing}. The unit tests need nothing "
+                "of the kind: make test-unit",
+                returncode=1,
+            )
         yield mount
-
-
-def _give_up(missing: str) -> None:
-    pytest.exit(
-        f"the e2e tests cannot run here. They need {missing}. The unit tests need nothing of the "
-        "kind: make test-unit",
-        returncode=1,
-    )
-
-
-def _cgroup2_mounts() -> Iterator[Path]:
-    for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
-        _source, target, kind, *_ = line.split()
-        if kind == "cgroup2":  # Spaces in the path are octal escapes (proc(5)).
-            yield Path(target.encode().decode("unicode_escape"))
-
-
-def _is_usable(mount: Path) -> bool:
-    probe = mount / f"jobworker-test-{uuid.uuid4()}"
-    try:
-        probe.mkdir()
-    except OSError:
-        return False
-    try:
-        return (probe / "cgroup.kill").exists()  # Linux 5.14
-    finally:
-        probe.rmdir()
 
 
 @pytest.fixture
 def cgroup_root(cgroup_mount: Path) -> Iterator[Path]:
-    """A cgroup of the test's own."""
+    """A cgroup of the test's own; afterwards what is left in it is killed and it is removed."""
     with own_cgroup(cgroup_mount) as root:
         yield root
-
-
-# The programs
 
 
 @pytest.fixture(scope="session")
@@ -92,14 +50,22 @@ def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def server(tmp_path: Path, certs: Path, cgroup_root: Path) -> Iterator[Callable[..., Server]]:
-    """Start a server of the test's own: ``server()``, or ``server("--metrics", …)``."""
+    """Start a server of the test's own: ``server()``, or ``server("--cleanup", …)``."""
     with contextlib.ExitStack() as stack:
 
-        def start(*options: str) -> Server:
+        def start(*options: str, environ: Mapping[str, str] | None = None) -> Server:
             directory = tmp_path / f"server-{uuid.uuid4()}"
             directory.mkdir()
-            server = Server(directory, certs, cgroup_root, *options)
+            server = Server(directory, certs, cgroup_root, *options, environ=environ)
             stack.callback(server.close)
             return server
 
         yield start
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    """A gate for scripts: ``sh(f"echo one; {gate.wait}; echo two")``, then ``gate.open()``."""
+    gate = Gate(tmp_path / "gate")
+    yield gate
+    gate.close()

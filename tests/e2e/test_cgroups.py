@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,14 +23,13 @@ import pytest
 from jobworker.cgroups import Cgroup, DeviceLimit, Limits, Service
 from jobworker.cgroups.controllers import CONTROLLERS
 from jobworker.cgroups.files import Files
-from jobworker.cgroups.mounts import Mounts
 from jobworker.errors import ControllerUnavailable, InvalidArgument
 from jobworker.testing.contract import CORE_CHECKS, Site
+from tests.support.waiting import PATIENCE, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PATIENCE = 10.0
 ONE_OF_EACH = {
     "cpu": Limits(cpu_weight=200),
     "memory": Limits(memory_max=64 * 2**20),
@@ -40,25 +38,10 @@ ONE_OF_EACH = {
 }
 
 
-@pytest.fixture(scope="module")
-def hierarchy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A mount of cgroup2 of our own, unmounted at the end."""
-    point = tmp_path_factory.mktemp("cgroup2")
-    Mounts().mount_cgroup2(str(point))
-    yield point
-    Mounts().unmount(str(point))
-
-
 @pytest.fixture
-def root(hierarchy: Path) -> Iterator[Path]:
-    """A cgroup of our own; what a failed test has left in it is killed and removed."""
-    path = hierarchy / f"jobworker-test-{uuid.uuid4()}"
-    path.mkdir()
-    yield path
-    cgroup = Cgroup(path)
-    cgroup.kill()
-    wait_until(lambda: not cgroup.populated())
-    cgroup.remove()
+def root(cgroup_root: Path) -> Path:
+    """A cgroup of the test's own."""
+    return cgroup_root
 
 
 @pytest.fixture
@@ -85,13 +68,6 @@ def service(root: Path) -> Iterator[Service]:
     service.cleanup()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        select.select([], [], [], 0.005)
-
-
 def job_id() -> str:
     return str(uuid.uuid4())
 
@@ -113,6 +89,22 @@ def test_setup_twice_is_setup_once(service: Service):
     service.setup()
 
     assert service.directory.is_dir()
+
+
+def test_setup_can_be_foretold(root: Path, tmp_path: Path):
+    assert "will be created" in Service(root).check_setup()
+    assert "cgroup2 will be mounted" in Service(tmp_path).check_setup()
+    Service(root).setup()
+    assert "which is there" in Service(root).check_setup()
+
+
+def test_read_only_mount_is_told_from_a_lack_of_permission(tmp_path: Path):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", tmp_path], check=True)
+    try:
+        with pytest.raises(OSError, match="Read-only file system"):
+            Files().check_writable(str(tmp_path))
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_setup_writes_nothing_above_its_root(root: Path):

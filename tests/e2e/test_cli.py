@@ -9,19 +9,20 @@ import uuid
 import pytest
 
 SEED_FLAGS = {
-    "--memory-min": ("1M", "memory"),
-    "--memory-low": ("1M", "memory"),
-    "--memory-high": ("64M", "memory"),
-    "--memory-max": ("64M", "memory"),
-    "--cpu-weight": ("50", "cpu"),
-    "--cpu-max": ("1.5", "cpu"),
-    "--cpu-burst-max": ("10ms", "cpu"),
-    "--io-weight": ("50", "io"),
-    "--io-max-rbps": ("10M", "io"),
-    "--io-max-wbps": ("10M", "io"),
-    "--io-max-riops": ("100", "io"),
-    "--io-max-wiops": ("100", "io"),
+    "--memory-min": ("1M", "memory.min", "1048576"),
+    "--memory-low": ("1M", "memory.low", "1048576"),
+    "--memory-high": ("64M", "memory.high", "67108864"),
+    "--memory-max": ("64M", "memory.max", "67108864"),
+    "--cpu-weight": ("50", "cpu.weight", "50"),
+    "--cpu-max": ("1.5", "cpu.max", "150000 100000"),
+    "--cpu-burst-max": ("10ms", "cpu.max.burst", "10000"),
+    "--io-weight": ("50", "io.weight", "default 50"),
+    "--io-max-rbps": ("10M", "io.max", "rbps=10485760"),
+    "--io-max-wbps": ("10M", "io.max", "wbps=10485760"),
+    "--io-max-riops": ("100", "io.max", "riops=100"),
+    "--io-max-wiops": ("100", "io.max", "wiops=100"),
 }
+"""A flag → a value, and the file and the text that it becomes."""
 
 
 def start(running, *arguments, **how):
@@ -34,6 +35,12 @@ def test_start_prints_the_job_id_alone(server):
     result = server().cli("start", "true")
     assert (result.returncode, result.stderr) == (0, b"")
     assert str(uuid.UUID(result.stdout.decode().strip())) + "\n" == result.stdout.decode()
+
+
+def test_output_arrives_byte_for_byte(server):
+    running = server()
+    job_id = start(running, "--", "printf", r"\000\377no newline")
+    assert running.cli("output", "--tail", job_id).stdout == b"\0\xffno newline"
 
 
 def test_start_status_output_stop_as_in_the_seed(server):
@@ -62,12 +69,16 @@ def test_what_comes_after_the_command_belongs_to_the_command(server):
 
 @pytest.mark.parametrize("flag", SEED_FLAGS)
 def test_every_limit_of_the_seed_is_applied_or_refused_by_name(server, flag):
-    value, controller = SEED_FLAGS[flag]
+    value, file, content = SEED_FLAGS[flag]
+    controller = file.partition(".")[0]
     running = server()
     quota = ["--cpu-max", "50ms/100ms"] if flag == "--cpu-burst-max" else []
-    result = running.cli("start", *quota, flag, value, "true")
+    result = running.cli("start", *quota, flag, value, "sleep", "1000")
     if controller in (running.jobs_cgroup / "cgroup.subtree_control").read_text().split():
         assert result.returncode == 0, result.stderr
+        job_id = result.stdout.decode().strip()
+        assert content in (running.jobs_cgroup / job_id / file).read_text()
+        assert running.cli("stop", "--grace", "0", job_id).returncode == 0
     else:
         assert result.returncode == 1
         assert f"the {controller} controller" in result.stderr.decode()

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -107,6 +108,17 @@ def full() -> Iterator[int]:
     fd = os.open("/dev/full", os.O_WRONLY)
     yield fd
     os.close(fd)
+
+
+async def waits_in(pid: int, function: str) -> None:
+    """Return when a process sleeps in a kernel `function`, a pattern (proc_pid_wchan(5))."""
+
+    def waits() -> bool:
+        return bool(re.search(function, Path(f"/proc/{pid}/wchan").read_text(encoding="ascii")))
+
+    async with asyncio.timeout(20):
+        while not waits():
+            await asyncio.sleep(0.01)
 
 
 # start
@@ -259,6 +271,7 @@ async def test_ctrl_c_detaches_and_says_how_to_go_on(cli, service):
     job = service.add(b"one", RUNNING)
     process = await cli.start("output", "-f", job.job.id)
     await process.stdout.readexactly(3)
+    await waits_in(process.pid, "epoll|ep_poll")
     process.send_signal(signal.SIGINT)
     result = await finish(process)
     assert result.status == 130
@@ -270,10 +283,17 @@ async def test_ctrl_c_detaches_and_says_how_to_go_on(cli, service):
 
 async def test_ctrl_c_is_heard_while_nobody_reads_the_output(cli, service):
     job_id = service.add(OUTPUT).job.id
-    process = await cli.start("output", job_id)
-    await process.stdout.readexactly(1)  # The pipe is full by now, or soon will be.
+    reading, writing = os.pipe()
+    process = await cli.start("output", job_id, stdout=writing)
+    await waits_in(process.pid, "pipe_write")
     process.send_signal(signal.SIGINT)
-    assert (await finish(process)).status == 130
+    result = await finish(process)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        written = pipe.read()
+    assert result.status == 130
+    assert written == OUTPUT[: len(written)]
+    assert f"--offset {len(written)} " in result.stderr, "what was written of a message counts"
 
 
 async def test_a_reader_that_is_gone_ends_it_quietly_as_by_sigpipe(cli, service):
@@ -321,6 +341,21 @@ async def test_a_lost_connection_is_taken_up_again(cli, service, serve, listener
     await job.write(b"two")
     await job.end()
     assert await finish(process) == Result(0, b"two", "")
+
+
+async def test_a_server_that_stays_away_is_told_of_once(cli, service):
+    """Each attempt is refused until it has been said; the first call counts as any other."""
+    job = service.add(b"one")
+    away = Refusal(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
+    service.refusals["Output"] = [away] * 100
+    process = await cli.start("output", job.job.id)
+    said = await asyncio.wait_for(process.stderr.readline(), 20)
+    service.refusals["Output"].clear()
+    assert said == (
+        b"jobworker-cli: the output is interrupted at byte 0, trying again for up to 60 s: "
+        b"the server is shutting down\n"
+    )
+    assert await finish(process) == Result(0, b"one", "")
 
 
 async def test_output_that_has_a_gap_is_an_error_that_says_how_to_go_on(cli, service):

@@ -3,7 +3,6 @@
 import asyncio
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -21,6 +20,7 @@ from jobworker.errors import (
     WorkingDirectoryUnusable,
 )
 from jobworker.job import JobSpec, Reason, Service, State, StopPolicy
+from tests.support.processes import alive
 
 
 def sh(script, **options):
@@ -48,15 +48,6 @@ def left_behind(places):
     return [*places["log_dir"].iterdir()] + [
         path for path in (places["cgroup_root"] / "jobworker").iterdir() if path.is_dir()
     ]
-
-
-def alive(pid):
-    """Whether a process is there and has not ended; init may not have reaped it yet."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 async def test_a_job_runs_to_its_end(service):
@@ -160,7 +151,10 @@ async def test_stop_empties_a_tree_that_left_the_session_and_ignores_the_signal(
 
 
 async def test_what_a_job_leaves_behind_is_killed_before_its_end_is_known(service):
-    job = await service.start_job(sh("setsid -f sh -c 'echo $$; exec sleep 1000' ; sleep 0.2"))
+    script = (
+        "setsid -f sh -c 'echo $$; exec sleep 1000'; until [ -s /dev/stdout ]; do sleep 0.01; done"
+    )
+    job = await service.start_job(sh(script))
     await job.wait()
     daemon = int(await job.output())
     assert not alive(daemon)
@@ -274,7 +268,7 @@ async def test_an_unknown_job_and_a_malformed_id_differ(service):
 async def test_finished_jobs_are_found_again_and_cost_no_memory(service):
     job = await service.start_job(sh("echo x"))
     await job.wait()
-    assert service._live == {}
+    assert len(service._custody) == 0
     again = await service.fetch_job(job.id)
     assert again.record == job.record
     assert await again.output() == b"x\n"
@@ -344,11 +338,13 @@ async def test_two_services_do_not_share_a_directory(service, places, tmp_path):
             pass
 
 
-async def test_leaving_lets_jobs_go_on_and_entering_finds_them(places):
+async def test_leaving_lets_jobs_go_on_and_entering_finds_them(places, gate):
     async with Service(**places) as first:
-        job = await first.start_job(sh("echo before; sleep 0.5; echo after; exit 6"))
+        job = await first.start_job(sh(f"echo before; {gate.wait}; echo after; exit 6"))
     async with Service(**places) as second:
         again = await second.fetch_job(job.id)
+        assert again.status.state is State.RUNNING
+        gate.open()
         status = await again.wait()
         assert (status.state, status.exit_code) == (State.EXITED, 6)
         assert await again.output() == b"before\nafter\n"

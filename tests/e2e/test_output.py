@@ -3,18 +3,16 @@
 import asyncio
 import hashlib
 import random
+import sys
 
 import pytest
 
 from jobworker.rpc.v1 import jobworker_pb2 as pb
+from tests.support.jobs import sh
 
 
 def python(script, *args):
-    return pb.StartRequest(command=pb.Command(name="python3", args=["-c", script, *args]))
-
-
-def sh(script):
-    return pb.StartRequest(command=pb.Command(name="sh", args=["-c", script]))
+    return pb.StartRequest(command=pb.Command(name=sys.executable, args=["-c", script, *args]))
 
 
 async def read(client, job_id, **how):
@@ -91,20 +89,26 @@ async def test_what_grandchildren_write_until_they_are_killed_is_all_there(serve
         assert content == (running.log_dir / job_id / "output").read_bytes()
 
 
-async def test_a_follower_that_does_not_read_holds_up_nobody(server):
+async def test_a_follower_that_does_not_read_holds_up_nobody(server, gate):
     running = server()
     async with running.client() as client, running.client() as lazy:
-        job_id = (await client.start(sh("head -c 20000000 /dev/zero; sleep 0.2"))).job_id
+        job_id = (await client.start(sh(f"head -c 20000000 /dev/zero; {gate.wait}"))).job_id
         stalled = lazy.output(job_id, tail=True)
         await anext(stalled)
+        gate.open()
         assert len(await read(client, job_id)) == 20_000_000
         assert (await client.status(job_id)).status.status == pb.STATUS_EXITED
         await stalled.aclose()
 
 
-async def test_a_job_that_truncates_its_own_output_ends_its_followers(server):
-    script = "echo before; sleep 0.2; : > /proc/$$/fd/1; echo after"
+async def test_a_job_that_truncates_its_own_output_ends_its_followers(server, gate):
+    script = f"echo before; {gate.wait}; : > /proc/$$/fd/1; echo after"
     async with server().client() as client:
         job_id = (await client.start(sh(script))).job_id
-        assert (await read(client, job_id)).startswith(b"before\n")
+        content = b""
+        async for message in client.output(job_id, tail=True):
+            content += message.output
+            if content == b"before\n":
+                gate.open()
+        assert content.startswith(b"before\n")
         assert await read(client, job_id) == b"after\n"

@@ -1,40 +1,21 @@
 """The server and the shim may be killed at any moment; jobs, output and ends outlive them."""
 
 import asyncio
-import os
-import re
 import signal
 import sqlite3
-from pathlib import Path
 
 import grpc
 import pytest
 
 from jobworker.rpc.v1 import jobworker_pb2 as pb
-
-COUNTING = "for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.1; done; exit 7"
-COUNTED = b"1\n2\n3\n4\n5\n6\n7\n8\n"
-
-
-def sh(script, **fields):
-    return pb.StartRequest(command=pb.Command(name="sh", args=["-c", script]), **fields)
-
-
-def shim_pid(running):
-    """The pid of the shim of a server, as the shim's log names it."""
-    return int(re.findall(rb"shim (\d+) serves", (running.run_dir / "shim.log").read_bytes())[-1])
+from tests.support.jobs import sh
+from tests.support.processes import alive
+from tests.support.shim import signal_shim
+from tests.support.waiting import until
 
 
 def kill_shim(running):
-    pidfd = os.pidfd_open(shim_pid(running))
-    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    os.close(pidfd)
-
-
-async def until(condition):
-    async with asyncio.timeout(20):
-        while not await condition():
-            await asyncio.sleep(0.01)
+    signal_shim(running.run_dir, signal.SIGKILL)
 
 
 async def end_of(client, job_id, begun=None):
@@ -55,6 +36,10 @@ async def follow(client, job_id):
     return following
 
 
+async def is_lost(client, job_id):
+    return (await client.status(job_id)).status.status == pb.STATUS_LOST
+
+
 async def start_with_any_shim(client, request):
     """Start a job; a shim that is just dying makes the server say UNAVAILABLE, and nothing else."""
     async with asyncio.timeout(20):
@@ -66,31 +51,29 @@ async def start_with_any_shim(client, request):
                     raise
 
 
-async def test_a_job_goes_on_while_the_server_is_killed_and_started(server):
+async def test_a_job_goes_on_while_the_server_is_killed_and_started(server, gate):
     running = server()
     async with running.client() as client:
-        job_id = (await client.start(sh(COUNTING))).job_id
+        job_id = (await client.start(sh(f"echo one; {gate.wait}; echo two; exit 7"))).job_id
         following = await follow(client, job_id)
         for _ in range(2):
             await asyncio.to_thread(running.kill)
             await asyncio.to_thread(running.restart)
         async with running.client() as another:
             assert (await another.status(job_id)).status.status == pb.STATUS_RUNNING
+        gate.open()
         content, end = await following
-        assert content == COUNTED
+        assert content == b"one\ntwo\n"
         assert (end.status.exit_code, end.status.reason) == (7, pb.REASON_EXITED)
 
 
-async def test_an_end_that_no_server_saw_is_known_exactly(server):
+async def test_an_end_that_no_server_saw_is_known_exactly(server, gate):
     running = server()
     async with running.client() as client:
-        job_id = (await client.start(sh("sleep 0.2; echo last; exit 9"))).job_id
+        job_id = (await client.start(sh(f"{gate.wait}; echo last; exit 9"))).job_id
         await asyncio.to_thread(running.kill)
-
-        async def recorded():
-            return (running.log_dir / job_id / "exit.json").exists()
-
-        await until(recorded)
+        gate.open()
+        await until((running.log_dir / job_id / "exit.json").exists)
         await asyncio.to_thread(running.restart)
         status = (await client.status(job_id)).status
         assert (status.status, status.exit_code) == (pb.STATUS_EXITED, 9)
@@ -104,19 +87,12 @@ async def test_an_accepted_stop_is_carried_out_without_the_server(server):
             await client.start(sh("trap 'echo asked' TERM; while :; do sleep 0.05; done"))
         ).job_id
         stop = asyncio.create_task(client.stop(job_id, grace=0.5))
-
-        async def asked():
-            return b"asked" in (running.log_dir / job_id / "output").read_bytes()
-
-        await until(asked)
+        output = running.log_dir / job_id / "output"
+        await until(lambda: b"asked" in output.read_bytes())
         await asyncio.to_thread(running.kill)
         with pytest.raises(grpc.aio.AioRpcError):
             await stop
-
-        async def gone():
-            return not (running.jobs_cgroup / job_id).exists()
-
-        await until(gone)
+        await until(lambda: not (running.jobs_cgroup / job_id).exists())
         await asyncio.to_thread(running.restart)
         status = (await client.status(job_id)).status
         assert (status.status, status.signal) == (pb.STATUS_STOPPED, 9)
@@ -129,33 +105,43 @@ async def test_a_time_limit_is_kept_without_the_server(server):
         request.timeout.FromMilliseconds(500)
         job_id = (await client.start(request)).job_id
         await asyncio.to_thread(running.kill)
-
-        async def gone():
-            return not (running.jobs_cgroup / job_id).exists()
-
-        await until(gone)
+        await until(lambda: not (running.jobs_cgroup / job_id).exists())
         await asyncio.to_thread(running.restart)
         assert (await client.status(job_id)).status.reason == pb.REASON_TIMED_OUT
 
 
-async def test_a_terminated_server_ends_streams_cleanly_and_leaves_jobs_running(server):
+async def test_a_terminated_server_ends_streams_cleanly_and_leaves_jobs_running(server, gate):
     running = server()
     async with running.client() as client:
-        job_id = (await client.start(sh(COUNTING))).job_id
+        job_id = (await client.start(sh(f"echo one; {gate.wait}; echo two; exit 7"))).job_id
         following = await follow(client, job_id)
         assert await asyncio.to_thread(running.terminate) == 0
         await asyncio.to_thread(running.restart)
+        gate.open()
         content, end = await following
-        assert (content, end.status.exit_code) == (COUNTED, 7)
+        assert (content, end.status.exit_code) == (b"one\ntwo\n", 7)
 
 
-async def test_a_killed_shim_leaves_jobs_running_and_new_ones_can_start(server):
+async def test_the_next_server_can_stop_what_the_last_one_left_running(server):
     running = server()
     async with running.client() as client:
-        orphan = (await client.start(sh("sleep 0.7; echo orphan"))).job_id
+        job_id = (await client.start(sh("sleep 1000"))).job_id
+        assert await asyncio.to_thread(running.terminate) == 0
+        assert (running.jobs_cgroup / job_id / "cgroup.procs").read_text() != ""
+        await asyncio.to_thread(running.restart)
+        await client.stop(job_id)
+        assert (await client.status(job_id)).status.status == pb.STATUS_STOPPED
+        assert not (running.jobs_cgroup / job_id).exists()
+
+
+async def test_a_killed_shim_leaves_jobs_running_and_new_ones_can_start(server, gate):
+    running = server()
+    async with running.client() as client:
+        orphan = (await client.start(sh(f"{gate.wait}; echo orphan"))).job_id
         kill_shim(running)
         other = await start_with_any_shim(client, sh("echo other"))
         assert (await end_of(client, other))[1].status.exit_code == 0
+        gate.open()
         content, end = await end_of(client, orphan)
         assert content == b"orphan\n"
         assert (end.status.status, end.status.exit_code) == (pb.STATUS_LOST, -1)
@@ -174,37 +160,30 @@ async def test_an_orphan_can_be_stopped_with_all_it_has_started(server):
         assert not (running.jobs_cgroup / job_id).exists()
 
 
-async def test_when_both_are_killed_the_job_goes_on_and_is_found(server):
+async def test_when_both_are_killed_the_job_goes_on_and_is_found(server, gate):
     running = server()
     async with running.client() as client:
-        job_id = (await client.start(sh("echo one; sleep 1; echo two"))).job_id
+        job_id = (await client.start(sh(f"echo one; {gate.wait}; echo two"))).job_id
         await asyncio.to_thread(running.kill)
         kill_shim(running)
         await asyncio.to_thread(running.restart)
         assert (await client.status(job_id)).status.status == pb.STATUS_RUNNING
+        gate.open()
         content, end = await end_of(client, job_id)
         assert (content, end.status.status) == (b"one\ntwo\n", pb.STATUS_LOST)
 
 
-async def test_a_job_that_ended_while_both_were_dead_is_lost_with_the_reason(server):
+async def test_a_job_that_ended_while_both_were_dead_is_lost_with_the_reason(server, gate):
     running = server()
     async with running.client() as client:
-        job_id = (await client.start(sh("sleep 0.2; setsid -f sleep 1000"))).job_id
+        job_id = (await client.start(sh(f"{gate.wait}; setsid -f sleep 1000"))).job_id
         pid = (await client.status(job_id)).job.pid
         await asyncio.to_thread(running.kill)
         kill_shim(running)
-
-        async def gone():
-            stat = Path(f"/proc/{pid}/stat")
-            return not stat.exists() or ") Z" in stat.read_text()
-
-        await until(gone)
+        gate.open()
+        await until(lambda: not alive(pid))
         await asyncio.to_thread(running.restart)
-
-        async def lost():
-            return (await client.status(job_id)).status.status == pb.STATUS_LOST
-
-        await until(lost)
+        await until(lambda: is_lost(client, job_id))
         assert not (running.jobs_cgroup / job_id).exists()
 
 
@@ -221,11 +200,7 @@ async def test_nothing_of_a_restarted_host_is_signalled(server):
             registry.execute("UPDATE jobs SET boot_id = 'another', pid = ?", (bystander.pid,))
         registry.close()
         await asyncio.to_thread(running.restart)
-
-        async def lost():
-            return (await client.status(job_id)).status.status == pb.STATUS_LOST
-
-        await until(lost)
+        await until(lambda: is_lost(client, job_id))
         assert "restarted" in (await client.status(job_id)).status.message
         assert bystander.returncode is None
         bystander.kill()

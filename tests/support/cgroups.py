@@ -1,9 +1,12 @@
-"""What tests do with cgroups past the library that they test."""
+"""A cgroup v2 hierarchy to test in, and cgroups of a test's own that leave nothing behind."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import platform
+import subprocess
+import tempfile
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,15 +17,73 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+class Unusable(Exception):
+    """Raised when the tests cannot create cgroups here; the text says what they need."""
+
+
 @contextlib.contextmanager
-def own_cgroup(parent: Path) -> Iterator[Path]:
-    """Yield a new cgroup; afterwards what is left in it is killed and it is removed."""
-    root = parent / f"jobworker-test-{uuid.uuid4()}"
+def hierarchy() -> Iterator[Path]:
+    """Find a cgroup2 mount that can be written, or mount one. Raises Unusable."""
+    if os.geteuid() != 0:
+        raise Unusable("root, which alone may create cgroups. Try: sudo make test-e2e")
+    if (mount := next(filter(_is_usable, _mounts()), None)) is not None:
+        yield mount
+        return
+    with tempfile.TemporaryDirectory(prefix="jobworker-test-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)  # Tests as another user look into it.
+        with _mounted(directory):
+            yield directory
+
+
+@contextlib.contextmanager
+def _mounted(directory: Path) -> Iterator[None]:
+    command = ["mount", "-t", "cgroup2", "none", str(directory)]
+    attempt = subprocess.run(command, capture_output=True, text=True, check=False)
+    if attempt.returncode != 0:
+        why = attempt.stderr.partition("\n")[0]
+        raise Unusable(
+            f"a cgroup v2 hierarchy that can be written, and mounting one failed ({why}). "
+            "In a container, run it with --privileged"
+        )
+    try:
+        if not _is_usable(directory):
+            raise Unusable(f"Linux 5.14 or later (this is {platform.release()})")
+        yield
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)
+
+
+def _mounts() -> Iterator[Path]:
+    for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
+        _source, target, kind, *_ = line.split()
+        if kind == "cgroup2":  # Spaces in the path are octal escapes (proc(5)).
+            yield Path(target.encode().decode("unicode_escape"))
+
+
+def _is_usable(mount: Path) -> bool:
+    probe = mount / f"jobworker-test-{uuid.uuid4()}"
+    try:
+        probe.mkdir()
+    except OSError:
+        return False
+    try:
+        return (probe / "cgroup.kill").exists()  # Linux 5.14
+    finally:
+        probe.rmdir()
+
+
+@contextlib.contextmanager
+def own_cgroup(mount: Path) -> Iterator[Path]:
+    """Make a cgroup; afterwards kill what is left in it and below, and remove it."""
+    root = mount / f"jobworker-test-{uuid.uuid4()}"
     root.mkdir()
-    yield root
-    empty_cgroup(root)
-    for directory, _, _ in os.walk(root, topdown=False):
-        Path(directory).rmdir()
+    try:
+        yield root
+    finally:
+        empty_cgroup(root)
+        for directory, _, _ in os.walk(root, topdown=False):
+            Path(directory).rmdir()
 
 
 def populated(cgroup: Path) -> bool:

@@ -1,9 +1,7 @@
-"""The real programs, for the tiers that start them."""
+"""The real programs as processes: a server of a test's own, and the clients that talk to it."""
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import subprocess
 import sys
@@ -13,9 +11,12 @@ import pytest
 
 from jobworker.rpc.client import Client
 from tests.support.cgroups import empty_cgroup, populated
+from tests.support.processes import JOBWORKER, environment
+from tests.support.shim import shim_is_gone
 from tests.support.waiting import PATIENCE, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 READY_LINE = re.compile(rb"^jobworker is ready on (\S+)$", re.MULTILINE)
@@ -25,10 +26,17 @@ class Server:
     """A real ``jobworker serve``, and the real clients that talk to it.
 
     All calls block; where an event loop has to go on meanwhile, use ``asyncio.to_thread``.
-    `options` are more arguments for ``serve``.
+    `options` are more arguments for ``serve``, `environ` more variables.
     """
 
-    def __init__(self, directory: Path, certs: Path, cgroup_root: Path, *options: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        certs: Path,
+        cgroup_root: Path,
+        *options: str,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self.certs = certs
         self.cgroup_root = cgroup_root
         self.log_dir = directory / "log"
@@ -36,20 +44,20 @@ class Server:
         self.run_dir = directory / "run"
         self.messages = directory / "server.log"
         self.address = "localhost:0"
-        self._options = options
-        self._config = directory / "jobworker.toml"  # The host's own must not be read.
-        self._config.touch()
+        self.options = options
+        self._environ = environ or {}
+        self.config = directory / "jobworker.toml"  # The host's own must not be read.
+        self.config.touch()
         self.process = self._start()
 
     def command(self) -> list[str]:
         """Return the command line of this server."""
-        command = [sys.executable, "-m", "jobworker.daemon.main", "serve"]
-        command += ["--config", str(self._config), "--listen", self.address]
+        command = [*JOBWORKER, "serve", "--config", str(self.config), "--listen", self.address]
         command += ["--cert", str(self.certs / "jobworker.crt")]
         command += ["--key", str(self.certs / "jobworker.key"), "--ca", str(self.certs / "ca.crt")]
         command += ["--log-dir", str(self.log_dir), "--state-dir", str(self.state_dir)]
         command += ["--run-dir", str(self.run_dir), "--cgroup-root", str(self.cgroup_root)]
-        return [*command, *self._options]
+        return [*command, *self.options]
 
     def _start(self) -> subprocess.Popen[bytes]:
         """Start the program and wait until it is ready."""
@@ -60,7 +68,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=messages,
                 stderr=messages,
-                env=_environment(),
+                env=environment(**self._environ),
             )
 
         def said() -> bytes:
@@ -131,7 +139,7 @@ class Server:
             self.cli_command(*arguments, user=user),
             input=stdin,
             capture_output=True,
-            env=_environment(),
+            env=environment(),
             timeout=PATIENCE,
             check=False,
         )
@@ -148,30 +156,12 @@ class Server:
         jobs = self._running_jobs()
         for job in jobs:
             empty_cgroup(job)
-        wait_until(self._shim_is_gone, "the shim ended after the server and the last job had")
+        wait_until(
+            lambda: shim_is_gone(self.run_dir), "the shim ended after the server and the last job"
+        )
         assert not jobs, f"the test left jobs running: {[job.name for job in jobs]}"
 
     def _running_jobs(self) -> list[Path]:
         if not self.jobs_cgroup.exists():
             return []
         return [path for path in self.jobs_cgroup.iterdir() if path.is_dir() and populated(path)]
-
-    def _shim_is_gone(self) -> bool:
-        try:
-            fd = os.open(self.run_dir / "shim.lock", os.O_RDWR)
-        except FileNotFoundError:
-            return True
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        finally:
-            os.close(fd)
-        return True
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment without settings of the person who runs the tests."""
-    foreign = ("JOBWORKER_", "GRPC_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    return {**kept, "XDG_CONFIG_HOME": "/nonexistent", "NO_COLOR": "1"}

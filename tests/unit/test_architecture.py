@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jobworker.errors
+from jobworker.output import log
+from jobworker.shim import record, wire
 
 SOURCE = Path(jobworker.errors.__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
+PYPROJECT = ROOT / "pyproject.toml"
 
+SHIM_PARTS = ("jobworker.shim", "jobworker.cgroups", "jobworker.errors", "jobworker.lazy")
 PRINT_MODULES = """
 import importlib, json, sys
 sys.path.insert(0, sys.argv[1])
@@ -35,14 +43,14 @@ def within(module: str, *packages: str) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
-def test_the_shim_process_loads_the_standard_library_cgroups_and_errors_alone():
+def test_the_shim_process_loads_the_standard_library_and_its_own_parts_alone():
     loaded = loaded_modules("jobworker.shim.main", "-I", "-S")
     foreign = {
         module
         for module in loaded
         if module not in {"__main__", "jobworker"}
         and module.partition(".")[0] not in sys.stdlib_module_names
-        and not within(module, "jobworker.shim", "jobworker.cgroups", "jobworker.errors")
+        and not within(module, *SHIM_PARTS)
     }
     assert foreign == set()
 
@@ -71,3 +79,47 @@ def test_errors_imports_nothing():
     tree = ast.parse(Path(jobworker.errors.__file__).read_text(encoding="utf-8"))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     assert [ast.unparse(node) for node in imports] == ["from __future__ import annotations"]
+
+
+def imported_packages() -> set[str]:
+    """Return the top-level names that the program's modules import, wherever in them."""
+    names = set()
+    for path in SOURCE.joinpath("jobworker").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add((node.module or "").partition(".")[0])
+    return names
+
+
+def test_the_dependencies_are_what_the_program_imports_and_nothing_else():
+    project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
+    declared = {re.split("[^A-Za-z0-9-]", line)[0] for line in project["dependencies"]}
+    providers = importlib.metadata.packages_distributions()
+    foreign = imported_packages() - sys.stdlib_module_names - {"jobworker"}
+    assert {each for name in foreign for each in providers[name]} == declared
+
+
+def test_every_module_that_calls_itself_pure_is_held_to_it():
+    linter = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (contract,) = [each for each in linter["contracts"] if each["id"] == "pure"]
+    pure = set()
+    for path in SOURCE.joinpath("jobworker").rglob("*.py"):
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        if re.search(r"\bPure[.:]", docstring):
+            pure.add(".".join(path.relative_to(SOURCE).with_suffix("").parts))
+    assert pure <= set(contract["source_modules"])
+
+
+def test_output_removes_what_the_shim_puts_into_a_jobs_directory():
+    """Two siblings that may not import each other, and must agree on these names."""
+    assert set(log.OUR_NAMES) == {log.OUTPUT_NAME, wire.EXIT_RECORD_NAME, record.TEMPORARY_NAME}
+
+
+def test_every_test_that_the_architecture_names_exists():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")))
+    texts = [path.read_text(encoding="utf-8") for path in ROOT.joinpath("tests").rglob("test_*.py")]
+    there = {name for text in texts for name in re.findall(r"def (test_\w+)\(", text)}
+    assert named
+    assert named <= there

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
-from jobworker.errors import ConfigError
+from jobworker.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping
     from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 class Audit:
@@ -25,6 +28,7 @@ class Audit:
             logger,
             processors=[
                 structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+                _in_order,
                 structlog.processors.JSONRenderer(),
             ],
             wrapper_class=structlog.BoundLogger,
@@ -32,22 +36,33 @@ class Audit:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open the file, or create it (0600). Raises ConfigError if that fails."""
+        """Open the file, or create it (0600) and its directory. Raises ConfigError."""
         try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.touch(mode=0o600)
-            return cls(WatchedFileHandler(path))
+            return cls(_Handler(path))
         except OSError as error:
             raise ConfigError(f"cannot open the audit log {path}: {error.strerror}") from error
 
     def decision(self, *, allowed: bool, method: str, user: str, peer: str, why: str = "") -> None:
-        """Record that a call was let in or refused."""
-        self._write(
-            "allowed" if allowed else "denied", method=method, user=user, peer=peer, why=why
-        )
+        """Record that a call was let in or refused.
+
+        Raises Unavailable if that cannot be written: what leaves no trace is not done.
+        """
+        event = "allowed" if allowed else "denied"
+        try:
+            self._write(event, method=method, user=user, peer=peer, why=why)
+        except OSError as error:
+            raise Unavailable(
+                f"cannot write the audit log, so every call is refused: {error.strerror}"
+            ) from error
 
     def change(self, event: str, *, job_id: str, **fields: Any) -> None:
-        """Record that a job was started, stopped, or has ended."""
-        self._write(event, job_id=job_id, **fields)
+        """Record what has happened to a job. If that cannot be written, the log says so."""
+        try:
+            self._write(event, job_id=job_id, **fields)
+        except OSError:
+            log.exception("cannot write to the audit log: job %s has %s", job_id, event)
 
     def _write(self, event: str, **fields: Any) -> None:
         self._log.info(event, **{key: value for key, value in fields.items() if value != ""})
@@ -55,3 +70,15 @@ class Audit:
     def close(self) -> None:
         """Close the file."""
         self._handler.close()
+
+
+class _Handler(WatchedFileHandler):
+    """Passes errors on, which logging prints and forgets."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        del record
+        raise  # noqa: PLE0704 - logging calls this where it has caught the error
+
+
+def _in_order(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> dict[str, Any]:
+    return {"time": line.pop("time"), "event": line.pop("event"), **line}

@@ -20,7 +20,7 @@ from jobworker.auth import checks, issue
 from jobworker.auth.checks import Purpose
 from jobworker.auth.directory import Directory
 from jobworker.auth.files import PemFile
-from jobworker.auth.identity import COMMON_NAME
+from jobworker.auth.identity import COMMON_NAME, COMMON_NAME_RULE
 from jobworker.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ def issue_client(
     """
     if not COMMON_NAME.fullmatch(common_name) or common_name in {_CA, SERVER}:
         raise ConfigError(
-            f"{common_name!a} cannot be a user's name: 1 to 64 letters, digits and any of . _ @ -, "
-            f"beginning with a letter or a digit, and neither {_CA!r} nor {SERVER!r}"
+            f"{common_name!a} cannot be a user's name: {COMMON_NAME_RULE}, and neither {_CA!r} nor "
+            f"{SERVER!r}"
         )
     leaf = _Leaf(common_name, Purpose.CLIENT)
     return _issue(directory, [leaf], create=False, force=force, now=now)

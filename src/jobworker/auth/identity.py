@@ -20,6 +20,11 @@ COMMON_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 """What a user's name may look like (to be matched in full): 1 to 64 ASCII characters (64 is
 X.520's bound, ub-common-name), none of which means anything in a path, a log line or a shell."""
 
+COMMON_NAME_RULE: Final = (
+    "1 to 64 letters, digits and any of . _ @ -, beginning with a letter or a digit"
+)
+"""The same in words."""
+
 _CACHE_SIZE = 1024
 
 
@@ -91,7 +96,7 @@ def _common_name(names: list[str | bytes]) -> str:
     name = names[0]
     if not isinstance(name, str) or not COMMON_NAME.fullmatch(name):
         raise PermissionDenied(
-            f"the client certificate's Common Name {name!a} is not a user's name: 1 to 64 "
-            "letters, digits and any of . _ @ -, beginning with a letter or a digit"
+            f"the client certificate's Common Name {name!a} is not a user's name: "
+            f"{COMMON_NAME_RULE}"
         )
     return name

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from jobworker.auth.identity import COMMON_NAME
+from jobworker.auth.identity import COMMON_NAME, COMMON_NAME_RULE
 from jobworker.errors import ConfigError, PermissionDenied
 
 if TYPE_CHECKING:
@@ -96,10 +96,7 @@ class Policy:
 
 def _roles(user: str, names: Iterable[str]) -> frozenset[Role]:
     if not COMMON_NAME.fullmatch(user):
-        raise ConfigError(
-            f"users: {user!a} cannot be a user's name: 1 to 64 letters, digits and any of "
-            ". _ @ -, beginning with a letter or a digit"
-        )
+        raise ConfigError(f"users: {user!a} cannot be a user's name: {COMMON_NAME_RULE}")
     names = [names] if isinstance(names, str) else list(names)
     known = {role.value: role for role in Role}
     for name in names:

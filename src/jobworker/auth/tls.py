@@ -11,6 +11,7 @@ import contextlib
 import logging
 import ssl
 import threading
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import grpc
@@ -20,7 +21,7 @@ from jobworker.auth.files import CredentialFiles
 from jobworker.errors import ConfigError, PermissionDenied, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from jobworker.auth.files import Pems
@@ -81,8 +82,11 @@ class Reloader:
     make it good (a certificate that is not valid yet), but each refusal is logged once.
     """
 
-    def __init__(self, files: CredentialFiles) -> None:
+    def __init__(
+        self, files: CredentialFiles, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
         self._files = files
+        self._now = now
         self._lock = threading.Lock()
         self._refused = ""
         # Before the files are read: a change that comes in between is then seen the next time.
@@ -109,7 +113,7 @@ class Reloader:
         from jobworker.auth import checks  # noqa: PLC0415 - see the module's docstring
 
         pems = self._files.read()
-        _warn(checks.check(pems, checks.Purpose.SERVER))
+        _warn(checks.check(pems, checks.Purpose.SERVER, now=self._now()))
         return _configuration(pems)
 
     def _refuse(self, problem: str) -> None:

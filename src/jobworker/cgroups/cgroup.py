@@ -33,6 +33,9 @@ class Cgroup:
 
     A cgroup that does not exist (any more) counts as empty: it has no processes, and killing,
     signalling or removing it does nothing.
+
+    Everything that reads a file raises OSError if it cannot be read, and parse.MalformedText (a
+    ValueError) if it does not hold what the kernel document promises.
     """
 
     __slots__ = ("_files", "path")
@@ -72,7 +75,8 @@ class Cgroup:
     def events(self, fd: int | None = None) -> dict[str, int]:
         """Read cgroup.events: "populated", and "frozen" (Linux 5.2).
 
-        With `fd` from `open_events` the read also arms the next poll.
+        With `fd` from `open_events` the read also arms the next poll. Raises OSError or
+        MalformedText.
         """
         try:
             if fd is None:
@@ -86,7 +90,10 @@ class Cgroup:
         return parse.flat_keyed(text, self._file("cgroup.events"))
 
     def populated(self, fd: int | None = None) -> bool:
-        """Tell whether a live process is in the cgroup or in one nested in it."""
+        """Tell whether a live process is in the cgroup or in one nested in it.
+
+        Raises OSError or MalformedText.
+        """
         return self.events(fd).get("populated") == 1
 
     def place(self, pid: int) -> None:
@@ -97,7 +104,8 @@ class Cgroup:
         """Return the pids of all processes in the cgroup and in those nested in it, in order.
 
         A process that moves from one nested cgroup to another at this moment may be missed. Those
-        outside our pid namespace are left out (the kernel lists them as 0).
+        outside our pid namespace are left out (the kernel lists them as 0). Raises OSError or
+        MalformedText.
         """
         pids: set[int] = set()
         for path in self._tree():
@@ -115,7 +123,7 @@ class Cgroup:
 
         No process outside ever gets it, even if pids are reused meanwhile. Processes born during
         the call get it too, unless they are born faster than they can be found. Returns how many
-        processes were addressed.
+        processes were addressed. Raises OSError (EPERM, EMFILE) or MalformedText.
         """
         addressed: set[int] = set()
         for _ in range(SIGNAL_PASSES):
@@ -132,7 +140,8 @@ class Cgroup:
 
         Returns when the signals are sent, not when the processes are gone: wait for
         ``populated 0``. Uses cgroup.kill (Linux 5.14); before it, freezes the cgroup (Linux 5.2)
-        and kills its members one by one until none is left or KILL_PATIENCE is over.
+        and kills its members one by one until none is left or KILL_PATIENCE is over. Raises OSError
+        or, before Linux 5.14, MalformedText.
         """
         try:
             self._files.write(self._file("cgroup.kill"), "1")
@@ -145,7 +154,8 @@ class Cgroup:
     def usage(self) -> dict[str, int]:
         """Return what the cgroup has used, with the keys of the wire contract's Usage.
 
-        Times are microseconds, sizes bytes. What the kernel does not report is absent.
+        Times are microseconds, sizes bytes. What the kernel does not report is absent. Raises
+        OSError or MalformedText.
         """
         result: dict[str, int] = {}
         for file, keys, read in _USAGE:
@@ -158,7 +168,10 @@ class Cgroup:
         return result
 
     def limits(self) -> Limits:
-        """Return the limits in force: None where the kernel's default is, or has no such file."""
+        """Return the limits in force: None where the kernel's default is, or has no such file.
+
+        Raises OSError or MalformedText.
+        """
         from jobworker.cgroups.limits import read_back  # noqa: PLC0415 - not for the shim
 
         return read_back(lambda file: self._read_if_there(self._file(file)))
@@ -166,7 +179,7 @@ class Cgroup:
     def remove(self) -> None:
         """Remove the cgroup and those nested in it (a job that runs as root can make them).
 
-        Raises OSError with EBUSY, naming the processes, if there are any left.
+        Raises OSError, with EBUSY and the processes if there are any left, or MalformedText.
         """
         for path in reversed(self._tree()):
             try:

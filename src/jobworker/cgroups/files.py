@@ -72,6 +72,10 @@ class Files:
         """Tell whether there is such a file or directory."""
         return os.access(path, os.F_OK)
 
+    def check_writable(self, path: str) -> None:
+        """Raise what creating a cgroup in a cgroup would raise, as far as can be told before."""
+        check_writable(path)
+
     def children(self, path: str) -> list[str]:
         """Return the names of the cgroups directly below a cgroup."""
         with os.scandir(path) as entries:
@@ -94,6 +98,14 @@ class Files:
         except OSError as error:
             _fail(error, "cannot read", path)
         return b"".join(chunks).decode()
+
+
+def check_writable(directory: str) -> None:
+    """Raise OSError if this process may not create anything in a directory."""
+    if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+        read_only = os.statvfs(directory).f_flag & os.ST_RDONLY
+        number = errno.EROFS if read_only else errno.EACCES
+        raise OSError(number, os.strerror(number), directory)
 
 
 def _fail(error: OSError, what: str, path: str) -> NoReturn:

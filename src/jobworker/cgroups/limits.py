@@ -82,14 +82,16 @@ class Limits:
     pids_max: int | None = None
 
     def check(self) -> None:
-        """Raise InvalidArgument, naming the field, if no kernel could take these limits.
+        """Raise InvalidArgument, naming the field, for what no job could be started with.
 
-        What the kernel accepts is accepted, even if it makes little sense: see `warnings`.
+        That is what the kernel refuses, and what it would take although nothing could run then:
+        less than a page of memory, and no process at all. Whatever else the kernel takes is taken,
+        even if it makes little sense: see `warnings`.
         """
         # 0 protects nothing (min, low) or forbids swapping: all of that can be meant.
         for name in ("memory_min", "memory_low", "memory_swap_max"):
             self._check_range(name, 0, MAX)
-        # Below one page, nothing could ever run.
+        # The kernel rounds down to pages.
         for name in ("memory_high", "memory_max"):
             self._check_range(name, SMALLEST_PAGE, MAX)
         for name in ("cpu_weight", "io_weight"):

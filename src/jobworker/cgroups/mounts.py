@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from jobworker.cgroups.files import check_writable
+
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8  # mount(2)
 _UMOUNT_NOFOLLOW = 8  # umount2(2)
+_CAP_SYS_ADMIN: Final = 21  # capabilities(7)
 
 _CGROUP2_OPTIONS: Final = frozenset(
     {
@@ -77,6 +82,20 @@ def parse_proc_cgroups(text: str) -> dict[str, Subsystem]:
     }
 
 
+def parse_filesystems(text: str) -> frozenset[str]:
+    """Read /proc/filesystems (proc_filesystems(5)): the file systems that the kernel has."""
+    return frozenset(line.split()[-1] for line in text.splitlines() if line.strip())
+
+
+def holds_capability(status: str, number: int) -> bool:
+    """Tell from /proc/<pid>/status (proc_pid_status(5)) whether a capability is in effect."""
+    for line in status.splitlines():
+        name, _, mask = line.partition(":")
+        if name == "CapEff":
+            return bool(int(mask, 16) >> number & 1)
+    return False
+
+
 def cgroup2_options(mounts: tuple[Mount, ...]) -> str:
     """Return the options with which to mount cgroup2 once more.
 
@@ -124,6 +143,21 @@ class Mounts:
                 return next(entries, None) is None
         except (FileNotFoundError, NotADirectoryError):
             return False
+
+    def has_cgroup2(self) -> bool:
+        """Tell whether the kernel has the file system cgroup2."""
+        return "cgroup2" in parse_filesystems(Path("/proc/filesystems").read_text())
+
+    def may_mount(self) -> bool:
+        """Tell whether this process has what mount(2) asks for: CAP_SYS_ADMIN."""
+        return holds_capability(Path("/proc/self/status").read_text(), _CAP_SYS_ADMIN)
+
+    def check_make_directory(self, path: str) -> None:
+        """Raise the OSError that `make_directory` would raise, as far as can be told before."""
+        parent = Path(path).parent
+        if not stat.S_ISDIR(parent.stat().st_mode):
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(parent))
+        check_writable(str(parent))
 
     def make_directory(self, path: str) -> None:
         """Create a mount point. Raises OSError."""

@@ -5,9 +5,9 @@ Nothing above the root that it was given is ever written to. Several servers may
 
 from __future__ import annotations
 
+import enum
 import errno
 import os
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,10 +21,10 @@ from jobworker.cgroups.mounts import Mounts
 from jobworker.errors import (
     CgroupUnavailable,
     ControllerUnavailable,
-    InvalidArgument,
     LimitNotApplied,
-    ResourceExhausted,
 )
+from jobworker.exhaustion import exhausted
+from jobworker.ids import parse_job_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,6 +34,23 @@ if TYPE_CHECKING:
 NO_LIMITS: Final = Limits()
 DIRECTORY: Final = "jobworker"
 """The cgroup below the root that holds all jobs."""
+
+
+_NO_MORE_CGROUPS: Final = {
+    errno.EAGAIN: "cgroup.max.depth or cgroup.max.descendants of a cgroup above it is reached",
+    errno.ENOSPC: "the kernel has no room for another cgroup; remove some",
+}
+"""What mkdir(2) means in a cgroup (cgroup-v2.rst, and cgroup_mkdir in kernel/cgroup/cgroup.c)."""
+
+
+class _Place(enum.Enum):
+    """What is at the place where the jobs' cgroups are to be."""
+
+    CGROUP = enum.auto()
+    EMPTY = enum.auto()
+    """An empty directory, to mount cgroup2 at."""
+    MISSING = enum.auto()
+    """Nothing: a directory to mount cgroup2 at has to be made."""
 
 
 class Service:
@@ -67,20 +84,49 @@ class Service:
         May be called again at any time. A controller that cannot be enabled is no error here but
         when a limit needs it: see `controllers`. Raises CgroupUnavailable.
         """
-        self._mount()
+        match self._place():
+            case _Place.MISSING:
+                self._make_root()
+                self._mount()
+            case _Place.EMPTY:
+                self._mount()
         directory = str(self.directory)
         try:
             self._files.make_cgroup(directory)
         except FileExistsError:
             pass
         except OSError as error:
-            raise CgroupUnavailable(
-                f"cannot create the cgroup {directory}: {_problem(error)}; run the server as root, "
-                "or give it a cgroup root that belongs to its user (--cgroup-root)"
-            ) from error
+            raise _not_created(f"the cgroup {directory}", error) from error
+        self._check_writable()
         self._refusals = {}
         for path in (str(self.root), directory):
             self._enable_controllers(path)
+
+    def check_setup(self) -> str:
+        """Return what `setup` would do, in words; only looks.
+
+        Raises CgroupUnavailable, with the same words as `setup`, if it could not be done. What
+        nobody can foresee is a kernel that refuses for reasons of its own (a security module).
+        """
+        place = self._place()
+        home = f"jobs will live in {self.directory}"
+        if place is _Place.CGROUP:
+            if self._files.exists(str(self.directory)):
+                self._check_writable()
+                return f"{home}, which is there"
+            try:
+                self._files.check_writable(str(self.root))
+            except OSError as error:
+                raise _not_created(f"the cgroup {self.directory}", error) from error
+            return f"{home}, which will be created"
+        self._check_mount()
+        if place is _Place.EMPTY:
+            return f"{home}; cgroup2 will be mounted at {self.root}"
+        try:
+            self._mounts.check_make_directory(str(self.root))
+        except OSError as error:
+            raise _no_mount_point(str(self.root), error) from error
+        return f"{home}; {self.root} will be created, and cgroup2 mounted there"
 
     def create_cgroup(self, job_id: str, limits: Limits = NO_LIMITS) -> Cgroup:
         """Create a job's cgroup; its limits are in force when this returns.
@@ -109,13 +155,7 @@ class Service:
 
         Raises InvalidArgument if `job_id` is not a UUID in its usual form.
         """
-        try:
-            valid = str(uuid.UUID(job_id)) == job_id
-        except ValueError:
-            valid = False
-        if not valid:
-            raise InvalidArgument("job_id", f"{job_id!r} is not a UUID")
-        return Cgroup(self.directory / job_id, self._files)
+        return Cgroup(self.directory / parse_job_id(job_id), self._files)
 
     def remove_cgroup(self, job_id: str) -> None:
         """Remove a job's cgroup, and those nested in it; one that is missing is fine.
@@ -167,36 +207,56 @@ class Service:
         )
         return {name: diagnose(name, tree, mounts, subsystems) for name in CONTROLLERS}
 
+    def _place(self) -> _Place:
+        """Return what is at the root. Raises CgroupUnavailable if it can never hold cgroups."""
+        root = str(self.root)
+        try:
+            if self._mounts.is_cgroup2(root):
+                return _Place.CGROUP
+            if not self._mounts.is_missing(root):
+                if self._mounts.is_empty_directory(root):
+                    return _Place.EMPTY
+                raise CgroupUnavailable(
+                    f"cannot mount cgroup2 at {root}: it is not an empty directory; name another "
+                    "one, or a directory of a cgroup2 that is mounted already (--cgroup-root)"
+                )
+            if not self._mounts.is_cgroup2(str(self.root.parent)):
+                return _Place.MISSING
+        except OSError as error:
+            raise CgroupUnavailable(f"cannot look at {root}: {_problem(error)}") from error
+        raise CgroupUnavailable(
+            f"there is no cgroup {root}; create it and enable controllers for it "
+            f"({self.root.parent}/cgroup.subtree_control), or name one that is there"
+        )
+
+    def _check_writable(self) -> None:
+        """Raise CgroupUnavailable if no job's cgroup could be created in the jobs' directory."""
+        try:
+            self._files.check_writable(str(self.directory))
+        except OSError as error:
+            raise _not_created(f"cgroups in {self.directory}", error) from error
+
+    def _check_mount(self) -> None:
+        """Raise CgroupUnavailable if cgroup2 could not be mounted anywhere."""
+        if not self._mounts.has_cgroup2():
+            raise _not_mounted(str(self.root), errno.ENODEV)
+        if not self._mounts.may_mount():
+            raise _not_mounted(str(self.root), errno.EPERM)
+
     def _mount(self) -> None:
         root = str(self.root)
-        if self._mounts.is_cgroup2(root):
-            return
-        if self._mounts.is_missing(root):
-            self._make_root(root)
-        elif not self._mounts.is_empty_directory(root):
-            raise CgroupUnavailable(
-                f"cannot mount cgroup2 at {root}: it is not an empty directory; name another one, "
-                "or a directory of a cgroup2 that is mounted already (--cgroup-root)"
-            )
         try:
             self._mounts.mount_cgroup2(root)
         except OSError as error:
             self._remove_root(root)
-            raise CgroupUnavailable(_why_not_mounted(root, error)) from error
+            raise _not_mounted(root, error.errno or 0) from error
         self._mounted = True
 
-    def _make_root(self, root: str) -> None:
-        if self._mounts.is_cgroup2(str(self.root.parent)):
-            raise CgroupUnavailable(
-                f"there is no cgroup {root}; create it and enable controllers for it "
-                f"({self.root.parent}/cgroup.subtree_control), or name one that is there"
-            )
+    def _make_root(self) -> None:
         try:
-            self._mounts.make_directory(root)
+            self._mounts.make_directory(str(self.root))
         except OSError as error:
-            raise CgroupUnavailable(
-                f"cannot create {root} to mount cgroup2 at: {_problem(error)}"
-            ) from error
+            raise _no_mount_point(str(self.root), error) from error
         self._made_root = True
 
     def _remove_root(self, root: str) -> None:
@@ -277,7 +337,7 @@ class Service:
         for setting in wanted:
             if setting.controller not in enabled:
                 reason = self.controllers()[setting.controller].reason
-                raise ControllerUnavailable(f"{_cannot_apply(setting.file, job_id)}: {reason}")
+                raise ControllerUnavailable(f"cannot {_to_apply(setting.file, job_id)}: {reason}")
 
     def _make(self, cgroup: Cgroup) -> None:
         try:
@@ -290,11 +350,10 @@ class Service:
         except FileExistsError as error:
             raise CgroupUnavailable(f"the cgroup {cgroup.path} is there already") from error
         except OSError as error:
-            problem = f"cannot create the cgroup {cgroup.path}: {_problem(error)}"
-            # EAGAIN: cgroup.max.depth or cgroup.max.descendants is reached.
-            if error.errno in (errno.EAGAIN, errno.ENOSPC, errno.ENOMEM):
-                raise ResourceExhausted(problem) from error
-            raise CgroupUnavailable(problem) from error
+            what = f"create the cgroup {cgroup.path}"
+            raise exhausted(what, error.errno, meanings=_NO_MORE_CGROUPS) or CgroupUnavailable(
+                f"cannot {what}: {_problem(error)}"
+            ) from error
 
     def _apply(self, cgroup: Cgroup, wanted: Iterable[Setting]) -> None:
         there = [s for s in wanted if self._files.exists(f"{cgroup.path}/{s.file}")]
@@ -314,20 +373,20 @@ class Service:
             rows = {s.file: row_of(s).needs for s in wanted if s.limit == limit}
             needs = " or ".join(f"{file} (needs {needs})" for file, needs in rows.items())
             raise ControllerUnavailable(
-                f"{_cannot_apply(limit, cgroup.id)}: this kernel does not have {needs}"
+                f"cannot {_to_apply(limit, cgroup.id)}: this kernel does not have {needs}"
             )
 
     def _write(self, cgroup: Cgroup, setting: Setting) -> None:
         try:
             self._files.write(f"{cgroup.path}/{setting.file}", setting.text)
         except OSError as error:
-            raise LimitNotApplied(
-                f"{_cannot_apply(setting.file, cgroup.id)}: the kernel refused "
-                f"{setting.text!r}: {_problem(error)}"
+            what = _to_apply(setting.file, cgroup.id)
+            raise exhausted(what, error.errno) or LimitNotApplied(
+                f"cannot {what}: the kernel refused {setting.text!r}: {_problem(error)}"
             ) from error
 
     def _read_back(self, cgroup: Cgroup, setting: Setting) -> None:
-        what = _cannot_apply(setting.file, cgroup.id)
+        what = f"cannot {_to_apply(setting.file, cgroup.id)}"
         try:
             content = self._files.read(f"{cgroup.path}/{setting.file}")
             if holds(setting, content, self._page_size):
@@ -344,19 +403,30 @@ def _problem(error: OSError) -> str:
     return os.strerror(error.errno or 0)
 
 
-def _cannot_apply(what: str, job_id: str) -> str:
-    return f"cannot apply {what} to job {job_id}"
+def _to_apply(what: str, job_id: str) -> str:
+    return f"apply {what} to job {job_id}"
 
 
-def _why_not_mounted(root: str, error: OSError) -> str:
-    if error.errno in (errno.EPERM, errno.EACCES):
+def _not_created(what: str, error: OSError) -> CgroupUnavailable:
+    return CgroupUnavailable(
+        f"cannot create {what}: {_problem(error)}; run the server as root, "
+        "or give it a cgroup root that belongs to its user (--cgroup-root)"
+    )
+
+
+def _no_mount_point(root: str, error: OSError) -> CgroupUnavailable:
+    return CgroupUnavailable(f"cannot create {root} to mount cgroup2 at: {_problem(error)}")
+
+
+def _not_mounted(root: str, number: int) -> CgroupUnavailable:
+    if number in (errno.EPERM, errno.EACCES):
         remedy = (
             "that needs CAP_SYS_ADMIN; run the server as root, mount it beforehand "
             f"(mount -t cgroup2 none {root}), or name a cgroup that belongs to the server's user "
             "(--cgroup-root)"
         )
-    elif error.errno == errno.ENODEV:
+    elif number == errno.ENODEV:
         remedy = "this kernel has no cgroup v2 (Linux 4.5 with CONFIG_CGROUPS)"
     else:
-        remedy = _problem(error)
-    return f"cannot mount cgroup2 at {root}: {remedy}"
+        remedy = os.strerror(number)
+    return CgroupUnavailable(f"cannot mount cgroup2 at {root}: {remedy}")

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from jobworker.errors import ConfigError
+from jobworker.rpc.defaults import DEFAULT_ADDRESS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-DEFAULT_URL: Final = "localhost:50051"
 
 WHAT: Final[Mapping[str, str]] = {
     "cert": "client certificate",
@@ -58,7 +57,7 @@ def resolve(
                 f"or write {name} into a context of {path}"
             )
     cert, key, ca = (_expand(values[name]) for name in WHAT)
-    return Connection(url=values.get("url") or DEFAULT_URL, cert=cert, key=key, ca=ca)
+    return Connection(url=values.get("url") or DEFAULT_ADDRESS, cert=cert, key=key, ca=ca)
 
 
 def load(path: Path, context: str | None) -> dict[str, str]:

@@ -15,6 +15,7 @@ import jobworker
 from jobworker.cli.session import FORMATS, Failure, Session
 from jobworker.cli.text import printable
 from jobworker.errors import JobWorkerError
+from jobworker.rpc.defaults import DEFAULT_ADDRESS, DEFAULT_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,7 +67,7 @@ Settings are taken from the flag, then from the variable, then from a context
 in ~/.config/jobworker/config.toml:
   current = "lab"
   [contexts.lab]
-  url = "jobs.example.org:50051"
+  url = "jobs.example.org:{DEFAULT_PORT}"
   cert = "~/certs/user_alpha.crt"
   key = "~/certs/user_alpha.key"
   ca = "~/certs/ca.crt"
@@ -86,7 +87,7 @@ Exit status: 0; 1 if the call failed; 2 for wrong usage; 130 after Ctrl-C;
     show_envvar=True,
     metavar="HOST[:PORT]",
     help="URL of the jobworker server: host, host:port, [IPv6]:port or https://host:port."
-    "  [default: localhost:50051]",
+    f"  [default: {DEFAULT_ADDRESS}]",
 )
 @click.option(
     "--cert",

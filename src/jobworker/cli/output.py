@@ -6,7 +6,8 @@ import errno
 import os
 import select
 import sys
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -14,12 +15,24 @@ from jobworker.cli.calls import call
 from jobworker.cli.options import SectionedCommand, format_option, job_id_argument, option
 from jobworker.cli.render import to_json
 from jobworker.cli.session import Failure
+from jobworker.cli.text import printable
 from jobworker.cli.units import parse_offset
+from jobworker.rpc.resume import GIVE_UP_AFTER
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from jobworker.cli.session import Session
     from jobworker.rpc.client import Client
     from jobworker.rpc.v1.jobworker_pb2 import OutputResponse
+
+
+STEP: Final = 64 * 1024
+"""Bytes of one write: what a pipe holds (pipe(7)).
+
+A signal that arrives in a write which has written a part ends it, and the exception that the signal
+raises takes the count with it; so a step is all that Ctrl-C can make us underestimate.
+"""
 
 
 @click.command(
@@ -53,13 +66,25 @@ def command(session: Session, /, job_id: str, *, tail: bool, offset: int) -> Non
     As JSON: one object a line, with the bytes in base64, the last one with the end.
     """
     written = offset
+    stdout = sys.stdout.fileno()
+
+    def say_interrupted(problem: str) -> None:
+        click.echo(
+            f"jobworker-cli: the output is interrupted at byte {written}, trying again for up to "
+            f"{GIVE_UP_AFTER:g} s: {printable(problem)}",
+            err=True,
+        )
 
     async def copy(client: Client) -> None:
         nonlocal written
-        async for message in client.output(job_id, tail=tail, offset=offset):
-            data = _line(message) if session.format == "json" else message.output
-            write_all(sys.stdout.fileno(), data)
-            written += len(message.output)
+        output = client.output(job_id, tail=tail, offset=offset, on_interrupted=say_interrupted)
+        async for message in output:
+            if session.format == "json":
+                deque(write(stdout, _line(message)), maxlen=0)
+                written += len(message.output)
+            else:
+                for count in write(stdout, message.output):
+                    written += count
 
     try:
         call(session, f"get the output of job {job_id}", copy)
@@ -77,15 +102,16 @@ def _line(message: OutputResponse) -> bytes:
     return to_json(message, indent=None).encode() + b"\n"
 
 
-def write_all(fd: int, data: bytes) -> None:
-    """Write all of `data`; waits where `fd` is non-blocking and full.
+def write(fd: int, data: bytes) -> Iterator[int]:
+    """Write all of `data`, and yield how many bytes each step has written.
 
-    Raises BrokenPipeError when the reader is gone, and Failure for everything else.
+    It waits where `fd` is non-blocking and full. Raises BrokenPipeError when the reader is gone,
+    and Failure for everything else.
     """
     rest = memoryview(data)
     while rest:
         try:
-            rest = rest[os.write(fd, rest) :]
+            count = os.write(fd, rest[:STEP])
         except BlockingIOError:
             poll = select.poll()
             poll.register(fd, select.POLLOUT)
@@ -95,3 +121,6 @@ def write_all(fd: int, data: bytes) -> None:
         except OSError as error:
             name = errno.errorcode.get(error.errno or 0, "?")
             raise Failure(f"cannot write the output: {error.strerror} ({name})") from error
+        else:
+            rest = rest[count:]
+            yield count

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 from jobworker.cli import limits, units
@@ -12,6 +11,8 @@ from jobworker.cli.text import join, printable
 from jobworker.rpc.v1.jobworker_pb2 import Reason, Status, StatusDetail
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -56,9 +57,20 @@ def _value(field: Any, value: Any) -> Any:
     return value
 
 
-def status_text(response: StatusResponse, now: float) -> str:
-    """Lay a job out for people; `now` is seconds since the epoch, times are local."""
+def status_text(response: StatusResponse, now: float, clock: Callable[[float], str]) -> str:
+    """Lay a job out for people.
+
+    `now` is seconds since the epoch, and `clock` writes such a time in the user's time zone.
+    """
     job = response.job
+
+    def moment(field: str) -> list[str]:
+        if not job.HasField(field):  # type: ignore[arg-type]
+            return []
+        seconds = _epoch(getattr(job, field))
+        age = units.format_age(now - seconds)
+        return [f"{clock(seconds)} ({age})" if age else clock(seconds)]
+
     rows: list[tuple[str, list[str]]] = [
         ("job", [job.id]),
         ("name", _given(job.name)),
@@ -70,9 +82,9 @@ def status_text(response: StatusResponse, now: float) -> str:
         ("directory", _given(job.working_directory)),
         ("variables", _given(", ".join(job.env_names))),
         ("labels", [f"{key}={value}" for key, value in sorted(job.labels.items())]),
-        ("created", _moment(job, "created_at", now)),
-        ("started", _moment(job, "started_at", now)),
-        ("ended", _moment(job, "ended_at", now)),
+        ("created", moment("created_at")),
+        ("started", moment("started_at")),
+        ("ended", moment("ended_at")),
         ("run time", _run_time(job, now)),
         ("timeout", [_seconds(job.timeout)] if job.HasField("timeout") else []),
         ("stop", _stop_policy(job)),
@@ -118,15 +130,6 @@ def _given(text: str) -> list[str]:
 
 def _seconds(duration: Any) -> str:
     return units.format_duration(duration.ToNanoseconds() / 1e9)
-
-
-def _moment(job: Job, field: str, now: float) -> list[str]:
-    if not job.HasField(field):  # type: ignore[arg-type]
-        return []
-    seconds = _epoch(getattr(job, field))
-    local = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(seconds)).rstrip()
-    age = units.format_age(now - seconds)
-    return [f"{local} ({age})" if age else local]
 
 
 def _run_time(job: Job, now: float) -> list[str]:
@@ -178,6 +181,6 @@ def _usage(usage: Usage) -> list[str]:
     if usage.oom_kills:
         lines.append(f"{usage.oom_kills} processes killed: out of memory")
     for what, name in (("cpu", "CPU"), ("memory", "memory"), ("io", "I/O")):
-        if there(f"{what}_pressure_us"):
+        if getattr(usage, f"{what}_pressure_us"):
             lines.append(f"{time_of(f'{what}_pressure_us')} waiting for {name}")
     return lines

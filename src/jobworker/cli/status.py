@@ -37,4 +37,9 @@ def command(session: Session, /, job_id: str) -> None:
     if session.format == "json":
         click.echo(to_json(response))
     else:
-        click.echo(status_text(response, now=time.time()))
+        click.echo(status_text(response, time.time(), local_time))
+
+
+def local_time(seconds: float) -> str:
+    """Write a time (seconds since the epoch) in this machine's time zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(seconds)).rstrip()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import enum
 import os
 import platform
-import shutil
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -19,11 +18,10 @@ from jobworker import cgroups
 from jobworker.auth import checks
 from jobworker.auth.files import CredentialFiles
 from jobworker.cgroups.limits import TABLE
-from jobworker.cgroups.mounts import Mounts
-from jobworker.errors import JobWorkerError
+from jobworker.errors import CgroupUnavailable, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 _OLDEST_KERNEL: Final = (5, 7)
@@ -75,19 +73,22 @@ def look(
     run_dir: Path,
 ) -> Report:
     """Look at everything a server with these settings needs."""
+    directories = {"log": log_dir, "state": state_dir, "run": run_dir}
     return Report(
         (
-            *_kernel(),
-            *_cgroups(cgroup_root),
-            *_certificates(CredentialFiles(cert, key, ca)),
-            *_directories({"log": log_dir, "state": state_dir, "run": run_dir}),
+            kernel(platform.release()),
+            user(os.geteuid()),
+            *_cgroups(cgroups.Service(cgroup_root)),
+            *certificates(CredentialFiles(cert, key, ca), datetime.now(UTC)),
+            *(_directory(name, path.absolute()) for name, path in directories.items()),
         )
     )
 
 
-def _kernel() -> Iterator[Finding]:
-    release = platform.release()
-    version = tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit())
+def kernel(release: str) -> Finding:
+    """Judge a kernel by its release (uname(2))."""
+    parts = release.partition("-")[0].split(".")[:2]
+    version = tuple(int(part) for part in parts if part.isdigit())
     if version >= _FULL_KERNEL:
         verdict, detail = Verdict.OK, f"Linux {release}"
     elif version >= _OLDEST_KERNEL:
@@ -95,39 +96,39 @@ def _kernel() -> Iterator[Finding]:
         detail = f"Linux {release}: before 5.14 jobs are killed process by process"
     else:
         verdict, detail = Verdict.FAILED, f"Linux {release}; 5.7 or later is needed"
-    yield Finding("kernel", "release", verdict, detail)
-    root = os.geteuid() == 0
-    yield Finding(
-        "kernel",
-        "user",
-        Verdict.OK if root else Verdict.NOTE,
-        "root" if root else f"uid {os.geteuid()}: jobs can only run as this user",
-    )
+    return Finding("kernel", "release", verdict, detail)
 
 
-def _cgroups(root: Path) -> Iterator[Finding]:
-    verdict, detail = _hierarchy(root)
-    yield Finding("cgroups", "hierarchy", verdict, detail)
+def user(uid: int) -> Finding:
+    """Judge the user that the server would run as."""
+    if uid == 0:
+        return Finding("kernel", "user", Verdict.OK, "root")
+    return Finding("kernel", "user", Verdict.NOTE, f"uid {uid}: jobs can only run as this user")
+
+
+def _cgroups(service: cgroups.Service) -> Iterator[Finding]:
+    try:
+        yield Finding("cgroups", "hierarchy", Verdict.OK, service.check_setup())
+    except CgroupUnavailable as error:
+        yield Finding("cgroups", "hierarchy", Verdict.FAILED, str(error))
+    try:
+        found = service.controllers()
+    except OSError as error:
+        yield Finding("cgroups", "limits", Verdict.NOTE, f"cannot look at controllers: {error}")
+    else:
+        yield from controllers(found)
+
+
+def controllers(found: Mapping[str, cgroups.Controller]) -> Iterator[Finding]:
+    """Say of each controller which limits it makes possible; without one, jobs run unlimited."""
     limits = _limits_by_controller()
-    for name, controller in cgroups.Service(root).controllers().items():
+    for name, controller in found.items():
+        what = ", ".join(limits[name])
         if controller.available:
-            yield Finding("cgroups", name, Verdict.OK, f"limits: {', '.join(limits[name])}")
+            yield Finding("cgroups", name, Verdict.OK, f"limits: {what}")
         else:
-            detail = f"{controller.reason} (without it, no {', '.join(limits[name])})"
+            detail = f"{controller.reason} (without it, no {what})"
             yield Finding("cgroups", name, Verdict.NOTE, detail)
-
-
-def _hierarchy(root: Path) -> tuple[Verdict, str]:
-    mounts = Mounts()
-    if mounts.is_cgroup2(str(root)):
-        if os.access(root, os.W_OK):
-            return Verdict.OK, f"{root} is a cgroup v2 hierarchy"
-        return Verdict.FAILED, f"{root} may not be written to; run as root"
-    if not (mounts.is_missing(str(root)) or mounts.is_empty_directory(str(root))):
-        return Verdict.FAILED, f"{root} is neither cgroup v2 nor empty; name another --cgroup-root"
-    if os.geteuid() != 0:
-        return Verdict.FAILED, f"nothing is mounted at {root}, and only root can mount cgroup2"
-    return Verdict.OK, f"the server will mount cgroup2 at {root}"
 
 
 def _limits_by_controller() -> dict[str, list[str]]:
@@ -139,39 +140,59 @@ def _limits_by_controller() -> dict[str, list[str]]:
     return found
 
 
-def _certificates(files: CredentialFiles) -> Iterator[Finding]:
+def certificates(files: CredentialFiles, now: datetime) -> Iterator[Finding]:
+    """Read and judge what TLS needs."""
     try:
         pems = files.read()
-        warnings = checks.check(pems, checks.Purpose.SERVER)
-        ends = checks.certificates(pems.certificate)[0].not_valid_after_utc
-    except JobWorkerError as error:
+        warnings = checks.check(pems, checks.Purpose.SERVER, now=now)
+        server = checks.certificates(pems.certificate)[0]
+        authorities = checks.authorities(pems.ca, now=now)
+    except ConfigError as error:
         yield Finding("certificates", "server", Verdict.FAILED, str(error))
         return
-    for warning in (*pems.warnings, *warnings):
+    for warning in warnings:
         yield Finding("certificates", "server", Verdict.NOTE, warning)
-    days = (ends - datetime.now(UTC)).days
-    yield Finding(
-        "certificates",
-        "server",
-        Verdict.OK if days > _SOON_DAYS else Verdict.NOTE,
-        f"{files.certificate} is valid until {ends:%Y-%m-%d} ({days} days)",
-    )
+    yield validity("server", files.certificate, server.not_valid_after_utc, now)
+    # Of several authorities one is enough.
+    last = max(authority.not_valid_after_utc for authority in authorities)
+    yield validity("authority", files.ca, last, now)
 
 
-def _directories(directories: dict[str, Path]) -> Iterator[Finding]:
-    for name, directory in directories.items():
-        there = next(path for path in (directory, *directory.parents) if path.exists())
-        if not os.access(there, os.W_OK | os.X_OK):
-            yield Finding("directories", name, Verdict.FAILED, f"{there} may not be written to")
-            continue
-        free = shutil.disk_usage(there).free
-        made = "" if there == directory else " will be created;"
-        yield Finding(
-            "directories",
-            name,
-            Verdict.OK if free > _LITTLE_SPACE else Verdict.NOTE,
-            f"{directory}{made} {free / 2**30:.1f} GiB free",
-        )
+def validity(name: str, path: Path, ends: datetime, now: datetime) -> Finding:
+    """Say how long a certificate that is valid `now` goes on to be."""
+    days = (ends - now).days
+    verdict = Verdict.OK if days > _SOON_DAYS else Verdict.NOTE
+    detail = f"{path} is valid until {ends:%Y-%m-%d} ({days} days)"
+    return Finding("certificates", name, verdict, detail)
+
+
+def _directory(name: str, directory: Path) -> Finding:
+    # os.path.exists takes a directory that may not be looked into for one that is not there.
+    there = next(path for path in (directory, *directory.parents) if os.path.exists(path))  # noqa: PTH110
+    try:
+        state = os.statvfs(there)
+    except OSError as error:
+        return Finding("directories", name, Verdict.FAILED, f"{there}: {error.strerror}")
+    obstacle = ""
+    if not there.is_dir():
+        obstacle = f"{there} is not a directory"
+    elif state.f_flag & os.ST_RDONLY:
+        obstacle = f"{there} is on a file system that is read-only"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        obstacle = f"{there} may not be written to"
+    elif state.f_files and not state.f_favail:
+        obstacle = f"{there} is on a file system that takes no more files"
+    if obstacle:
+        return Finding("directories", name, Verdict.FAILED, f"cannot use {directory}: {obstacle}")
+    free = state.f_bavail * state.f_frsize
+    return room(name, f"{directory}{'' if there == directory else ' will be created;'}", free)
+
+
+def room(name: str, what: str, free: int) -> Finding:
+    """Judge how many bytes a directory's file system has `free`."""
+    verdict = Verdict.OK if free > _LITTLE_SPACE else Verdict.NOTE if free else Verdict.FAILED
+    said = f"{free / 2**30:.1f} GiB" if free > _LITTLE_SPACE else f"{free / 2**20:.0f} MiB"
+    return Finding("directories", name, verdict, f"{what} {said} free")
 
 
 def as_text(report: Report) -> str:

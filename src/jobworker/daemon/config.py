@@ -10,11 +10,13 @@ import msgspec
 
 from jobworker.auth.policy import Policy
 from jobworker.errors import ConfigError
+from jobworker.rpc.defaults import DEFAULT_PORT
 
 DEFAULT_CONFIG: Final = Path("/etc/jobworker/jobworker.toml")
-DEFAULT_PORT: Final = 50051
 ENV_PREFIX: Final = "JOBWORKER"
 SERVER_PREFIX: Final = "JOBWORKER_SERVER"
+
+_EVERY_ADDRESS: Final = ("", "0.0.0.0", "::")  # noqa: S104 - they are recognized, not used
 
 _Path = Annotated[str, msgspec.Meta(min_length=1)]
 
@@ -80,3 +82,17 @@ def parse_listen(text: str) -> tuple[str, int]:
     if not (port.isascii() and port.isdigit() and int(port) < 2**16):
         raise ConfigError(f"cannot listen on {text!r}: the port is not a number from 0 to 65535")
     return host, int(port)
+
+
+def reachable_host(host: str) -> str:
+    """Return where clients on this host reach a server that listens on `host`.
+
+    A server that listens on every address has none of its own, and no client takes an empty one.
+    """
+    return "localhost" if host in _EVERY_ADDRESS else host
+
+
+def client_address(host: str, port: int) -> str:
+    """Return what clients on this host can be given as the address of a server on `host`."""
+    host = reachable_host(host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

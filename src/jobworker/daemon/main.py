@@ -14,19 +14,28 @@ import click
 import jobworker
 from jobworker.daemon import config
 from jobworker.errors import JobWorkerError
+from jobworker.job.service import (
+    DEFAULT_CGROUP_ROOT,
+    DEFAULT_LOG_DIR,
+    DEFAULT_RUN_DIR,
+    DEFAULT_STATE_DIR,
+)
+from jobworker.rpc.defaults import DEFAULT_ADDRESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jobworker.auth.certs import Outcome
 
+_PROGRAM: Final = "jobworker"
 _CERTS: Final = Path("/etc/jobworker/certs")
-_FILE: Final = click.Path(path_type=Path, dir_okay=False)
-_DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
+# Whether they can be read is for those to say that read them.
+_FILE: Final = click.Path(path_type=Path, dir_okay=False, readable=False)
+_DIRECTORY: Final = click.Path(path_type=Path, file_okay=False, readable=False)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(jobworker.__version__, prog_name="jobworker")
+@click.version_option(jobworker.__version__, prog_name=_PROGRAM)
 def cli() -> None:
     """Run commands on this host for remote clients.
 
@@ -47,19 +56,19 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
             callback=_read_config,
             help=f"Configuration file.  [default: {config.DEFAULT_CONFIG}, if there is one]",
         ),
-        _option("--listen", default=f"localhost:{config.DEFAULT_PORT}", metavar="HOST:PORT",
+        _option("--listen", default=DEFAULT_ADDRESS, metavar="HOST:PORT",
                 help="Address to serve on; port 0 takes a free one."),
         _option("--cert", type=_FILE, default=_CERTS / "jobworker.crt", help="Server certificate."),
         _option("--key", type=_FILE, default=_CERTS / "jobworker.key", help="Its private key."),
         _option("--ca", type=_FILE, default=_CERTS / "ca.crt",
                 help="Certificate authority that clients' certificates are signed by."),
-        _option("--log-dir", type=_DIRECTORY, default=Path("/var/log/jobworker"),
+        _option("--log-dir", type=_DIRECTORY, default=DEFAULT_LOG_DIR,
                 help="Where the output of jobs is kept."),
-        _option("--state-dir", type=_DIRECTORY, default=Path("/var/lib/jobworker"),
+        _option("--state-dir", type=_DIRECTORY, default=DEFAULT_STATE_DIR,
                 help="Where the registry of jobs is kept."),
-        _option("--run-dir", type=_DIRECTORY, default=Path("/run/jobworker"),
+        _option("--run-dir", type=_DIRECTORY, default=DEFAULT_RUN_DIR,
                 help="Where server and shim meet."),
-        _option("--cgroup-root", type=_DIRECTORY, default=Path("/cgroup2"),
+        _option("--cgroup-root", type=_DIRECTORY, default=DEFAULT_CGROUP_ROOT,
                 help="A cgroup2 mount or a directory in one; mounted if it is missing or empty."),
     ]  # fmt: skip
     for option in reversed(options):
@@ -97,8 +106,8 @@ def _read_config(context: click.Context, _option: click.Parameter, path: Path | 
 @click.pass_context
 def serve(context: click.Context, /, listen: str, audit_log: Path | None, **given: Any) -> None:
     """Serve until SIGTERM or Ctrl-C. Jobs go on running and are found again by the next start."""
-    # Every refused handshake is a line of gRPC's at its default verbosity.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # gRPC's core writes of refused handshakes and taken ports to stderr; what matters, we say.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from jobworker.daemon.serve import Settings
     from jobworker.daemon.serve import serve as run
 
@@ -184,9 +193,9 @@ def _say(outcome: Outcome) -> None:
 def main() -> None:
     """Run the program; errors that jobworker raises on purpose become one line and status 1."""
     try:
-        cli()
+        cli(prog_name=_PROGRAM)
     except JobWorkerError as error:
-        click.echo(f"jobworker: {error}", err=True)
+        click.echo(f"{_PROGRAM}: {error}", err=True)
         sys.exit(1)
 
 

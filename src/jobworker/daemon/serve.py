@@ -10,7 +10,7 @@ import signal
 import socket
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -19,7 +19,9 @@ from grpc_reflection.v1alpha import reflection
 from jobworker import job
 from jobworker.auth import tls
 from jobworker.auth.audit import Audit
+from jobworker.daemon.config import client_address, reachable_host
 from jobworker.errors import ConfigError
+from jobworker.rpc.defaults import MAX_MESSAGE
 from jobworker.rpc.guard import Guard
 from jobworker.rpc.server import JobWorker
 from jobworker.rpc.v1 import jobworker_pb2 as pb
@@ -35,11 +37,8 @@ log = logging.getLogger(__name__)
 
 _PATIENCE: Final = 5.0
 """Seconds that calls under way are given to end when the server shuts down."""
-_MAX_REQUEST: Final = 8 * 1024 * 1024
-"""Bytes; above what execve accepts (execve(2)), so that a client gets the kernel's answer."""
-
 _OPTIONS: Final = (
-    ("grpc.max_receive_message_length", _MAX_REQUEST),
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.so_reuseport", 0),
     # A client that is gone without a word is noticed within a minute, in a stream too.
     ("grpc.keepalive_time_ms", 30_000),
@@ -76,28 +75,27 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     _raise_descriptor_limit()
     stopped = _stop_signals()
     async with AsyncExitStack() as stack:
+        audit = Audit.open(settings.audit_log)
+        stack.callback(audit.close)
         credentials = tls.server_credentials(settings.cert, settings.key, settings.ca)
         jobs = job.Service(
             log_dir=settings.log_dir,
             state_dir=settings.state_dir,
             run_dir=settings.run_dir,
             cgroup_root=settings.cgroup_root,
-            on_finished=lambda finished: _audit_end(audit, finished),
+            on_change=lambda change: _audit_change(audit, change),
         )
-        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        audit = Audit.open(settings.audit_log)
-        stack.callback(audit.close)
         if settings.cleanup:
             stack.callback(jobs.cgroups.cleanup)
         await stack.enter_async_context(jobs)
         guard = Guard(settings.policy, audit)
         server = grpc.aio.server(interceptors=[guard], options=_OPTIONS)
-        healthy = await _add_services(server, JobWorker(jobs, audit))
+        healthy = await _add_services(server, JobWorker(jobs))
         port = _bind(server, settings, credentials)
         await server.start()
         stack.push_async_callback(_shut_down, server, guard, healthy)
         await _refuse_old_tls(settings, port)
-        address = _address(settings.host, port)
+        address = client_address(settings.host, port)
         log.info("serving on %s", address)
         ready(address)
         _notify("READY=1")
@@ -119,17 +117,16 @@ def _stop_signals() -> asyncio.Event:
     return stopped
 
 
-def _audit_end(audit: Audit, finished: job.Job) -> None:
-    status = finished.status
-    audit.change(
-        "ended",
-        job_id=finished.id,
-        user=finished.record.owner,
-        status=status.state.value,
-        reason=status.reason.value if status.reason else "",
-        exit_code=status.exit_code,
-        signal=status.signal,
-    )
+def _audit_change(audit: Audit, change: job.Change) -> None:
+    record = change.job.record
+    fields: dict[str, Any] = {"user": change.user or record.owner, "command": record.spec.command}
+    if record.finished:
+        status = record.status
+        fields["status"] = status.state.value
+        fields["reason"] = status.reason.value if status.reason else ""
+        fields["exit_code"] = status.exit_code
+        fields["signal"] = status.signal
+    audit.change(change.event, job_id=record.id, **fields)
 
 
 async def _add_services(server: grpc.aio.Server, worker: JobWorker) -> health.aio.HealthServicer:
@@ -175,7 +172,7 @@ def _address(host: str, port: int) -> str:
 
 async def _refuse_old_tls(settings: Settings, port: int) -> None:
     """Connect to ourselves with TLS 1.2: serving is refused if that gets through."""
-    host = settings.host if settings.host not in ("", "0.0.0.0", "::") else "localhost"  # noqa: S104
+    host = reachable_host(settings.host)
     if await tls.probe_tls12(host, port):
         raise ConfigError("cannot serve: a TLS 1.2 handshake succeeds, only TLS 1.3 must")
 
@@ -192,5 +189,8 @@ async def _shut_down(
 def _notify(state: str) -> None:
     """Tell systemd, if it started us (sd_notify(3))."""
     if address := os.environ.get("NOTIFY_SOCKET"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-            channel.sendto(state.encode(), address.replace("@", "\0", 1))
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+                channel.sendto(state.encode(), address.replace("@", "\0", 1))
+        except OSError as error:
+            log.warning("cannot tell %s that %s: %s", address, state, error.strerror)

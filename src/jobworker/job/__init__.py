@@ -2,8 +2,18 @@
 
 from jobworker.job.job import Job
 from jobworker.job.record import JobRecord
-from jobworker.job.service import Service
+from jobworker.job.service import Change, Service
 from jobworker.job.spec import JobSpec, StopPolicy
 from jobworker.job.state import JobStatus, Reason, State
 
-__all__ = ["Job", "JobRecord", "JobSpec", "JobStatus", "Reason", "Service", "State", "StopPolicy"]
+__all__ = [
+    "Change",
+    "Job",
+    "JobRecord",
+    "JobSpec",
+    "JobStatus",
+    "Reason",
+    "Service",
+    "State",
+    "StopPolicy",
+]

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from jobworker.errors import JobWorkerError
+from jobworker.job.stream import OutputStream
 from jobworker.output import follow, open_for_reading, read_to, size
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Job:
         with self.stream_output(offset, tail=False) as chunks:
             return b"".join([chunk.data async for chunk in chunks])
 
-    def stream_output(self, offset: int = 0, *, tail: bool = True) -> Follower:
+    def stream_output(self, offset: int = 0, *, tail: bool = True) -> OutputStream:
         """Return the output from byte `offset` on, as an async iterator of chunks.
 
         Any number of readers may do so at any time, each at its own pace. With `tail` it goes on
@@ -97,6 +98,9 @@ class Job:
         Raises FailedPrecondition if the output is gone, ResourceExhausted if there is no
         descriptor left, and ShuttingDown when the Service is being left.
         """
+        return OutputStream(self, self._follow(offset, tail=tail), offset=offset, tail=tail)
+
+    def _follow(self, offset: int, *, tail: bool) -> Follower:
         fd = open_for_reading(self._log_dir, self.id)
         if self.finished or not tail:
             return read_to(fd, offset=offset, size=self._record.output_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from typing import TYPE_CHECKING, Self
@@ -40,8 +41,10 @@ class DirectoryLock:
                 f"another jobworker server (pid {holder}) uses {directory}; stop it, or give this "
                 "one directories of its own (--run-dir, --state-dir)"
             ) from None
-        os.truncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        # Only for the message above: a full disk does not matter.
+        with contextlib.suppress(OSError):
+            os.truncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         return cls(fd)
 
     def release(self) -> None:

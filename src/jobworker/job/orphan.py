@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from typing import TYPE_CHECKING
+import signal
+from typing import TYPE_CHECKING, Final
 
 from jobworker.job.outcome import Told
-from jobworker.job.processes import wait_empty, wait_readable
+from jobworker.job.processes import pid_of, send_signal, wait_empty, wait_readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,26 +17,38 @@ if TYPE_CHECKING:
     from jobworker.cgroups import Cgroup
     from jobworker.job.spec import StopPolicy
 
+log = logging.getLogger(__name__)
+
+_RETRY: Final = 1.0
+"""Seconds until a cgroup that could not be emptied is tried again."""
+
 
 class Orphan:
     """A job that has lost its parent. Nobody can reap it, so its exit code will not be known.
 
-    `pidfd` is the main process's, or None if that process is gone already; the Orphan owns it.
+    `pidfd` is the main process's, or None if that process is gone already; the Orphan owns it. If
+    it is not known which process is the main one, the job ends with its last process.
     """
 
-    def __init__(self, cgroup: Cgroup, pidfd: int | None) -> None:
+    def __init__(
+        self, cgroup: Cgroup, pidfd: int | None, *, main_process_known: bool = True
+    ) -> None:
         self._cgroup = cgroup
         self._pidfd = pidfd
+        self._main_process_known = main_process_known
         self._timers: list[asyncio.TimerHandle] = []
         self.told: Told | None = None
+        """Why it was told to end, if it was."""
 
     async def wait_ended(self) -> None:
         """Return once the main process has ended and everything it left behind was killed."""
         try:
             if self._pidfd is not None:
                 await wait_readable(self._pidfd)
-            self._cgroup.kill()
-            await wait_empty(self._cgroup)
+            elif not self._main_process_known:
+                await wait_empty(self._cgroup)
+            while not await self._emptied():  # noqa: ASYNC110 - it waits for an event itself
+                await asyncio.sleep(_RETRY)
         finally:
             for timer in self._timers:
                 timer.cancel()
@@ -48,12 +62,39 @@ class Orphan:
     def stop(self, policy: StopPolicy, told: Told = Told.STOP) -> None:
         """Send the signal to all of the job now, and SIGKILL after the grace period."""
         self.told = self.told or told
-        if policy.grace == 0:
-            self._cgroup.kill()
-            return
-        self._cgroup.signal(policy.signal)
-        self._later(policy.grace, self._cgroup.kill)
+        self._later(policy.grace, self._kill)
+        if policy.grace > 0:
+            # SIGCONT: one that is stopped hears the signal only when it goes on (systemd.kill(5)).
+            for signum in (policy.signal, signal.SIGCONT):
+                self._signal(signum)
 
     def _later(self, seconds: float, action: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         self._timers.append(loop.call_later(max(seconds, 0.0), action))
+
+    def _signal(self, signum: int) -> None:
+        try:
+            self._cgroup.signal(signum)
+            # As root, the main process may have left its cgroup.
+            if self._pidfd is not None and pid_of(self._pidfd) not in self._cgroup.processes():
+                send_signal(self._pidfd, signum)
+        except (OSError, ValueError):
+            log.exception("cannot signal job %s; it will be killed", self._cgroup.id)
+
+    def _kill(self) -> None:
+        if self._pidfd is not None:
+            send_signal(self._pidfd, signal.SIGKILL)
+        try:
+            self._cgroup.kill()
+        except OSError:
+            log.exception("cannot kill job %s; trying again", self._cgroup.id)
+            self._later(_RETRY, self._kill)
+
+    async def _emptied(self) -> bool:
+        try:
+            self._cgroup.kill()
+            await wait_empty(self._cgroup)
+        except (OSError, ValueError):
+            log.exception("cannot empty the cgroup of job %s; trying again", self._cgroup.id)
+            return False
+        return True

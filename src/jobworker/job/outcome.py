@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import signal
 from typing import TYPE_CHECKING, Final
 
 from jobworker.job.state import Event, JobStatus, Reason, State, transition
@@ -57,8 +56,6 @@ def conclude_orphan(record: JobRecord, told: Told | None, boot_id: str) -> JobSt
 def _event(record: ExitRecord) -> Event:
     if record.stopped or record.timed_out:
         return Event.STOP
-    if record.exit_code is None and record.signal is None:
-        return Event.LOSE
     return Event.EXIT
 
 
@@ -76,24 +73,9 @@ def _reason(record: ExitRecord) -> Reason:
         return Reason.STOPPED
     if record.usage.get("oom_kills", 0) > 0 and record.exit_code != 0:
         return Reason.OUT_OF_MEMORY
-    if record.signal is not None:
-        return Reason.SIGNALED
-    return Reason.EXITED if record.exit_code is not None else Reason.LOST
+    return Reason.EXITED if record.signal is None else Reason.SIGNALED
 
 
 def _message(record: ExitRecord) -> str:
-    parts = []
-    if record.signal is not None:
-        core = ", core dumped" if record.core_dumped else ""
-        parts.append(f"killed by {signal_name(record.signal)}{core}")
-    if record.cgroup_error:
-        parts.append(record.cgroup_error)
-    return "; ".join(parts)
-
-
-def signal_name(signum: int) -> str:
-    """Return a signal's name such as SIGKILL, or its number in words."""
-    try:
-        return signal.Signals(signum).name
-    except ValueError:
-        return f"signal {signum}"
+    core = "core dumped" if record.core_dumped else ""
+    return "; ".join(part for part in (core, record.cgroup_error) if part)

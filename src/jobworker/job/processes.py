@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import select
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -50,6 +51,28 @@ def _start_time(pid: int) -> int | None:
         return None
     # The second field, the name, may hold spaces and parentheses; the last ")" ends it.
     return int(stat.rpartition(")")[2].split()[_START_TIME_FIELD - 3])
+
+
+def has_ended(pidfd: int) -> bool:
+    """Whether the process of a pidfd has ended (pidfd_open(2): it is readable then)."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def pid_of(pidfd: int) -> int:
+    """Return the pid of a pidfd's process in our pid namespace; -1 once it has been reaped."""
+    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "Pid":
+            return int(value)
+    return -1
+
+
+def send_signal(pidfd: int, signum: int) -> None:
+    """Signal the process of a pidfd; one that has ended does not mind."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signum)
 
 
 async def wait_readable(fd: int) -> None:

@@ -52,6 +52,6 @@ class JobRecord:
         return self.status.state.finished
 
     def __post_init__(self) -> None:
-        # A finished job has a reason and a final size, an unfinished one has neither.
+        # A finished job has a final size, an unfinished one has none.
         if self.finished != (self.output_size is not None):
             raise ValueError(f"job {self.id} is {self.status} with output size {self.output_size}")

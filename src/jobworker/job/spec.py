@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-import uuid
 from collections.abc import Mapping  # noqa: TC003 - msgspec resolves the annotations
 from dataclasses import dataclass, field
 from math import isfinite
 from signal import SIGRTMAX, SIGTERM
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from jobworker.cgroups import Limits
-from jobworker.errors import InvalidArgument
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from jobworker.errors import InvalidArgument, shown
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MAX_REQUEST_ID: Final = 128
@@ -26,12 +21,15 @@ MAX_LABEL_VALUE: Final = 255
 MAX_STDIN: Final = 1024 * 1024
 MAX_PATH: Final = 4096
 """Bytes, the kernel's PATH_MAX."""
+MAX_FILE_NAME: Final = 255
+"""Bytes, the kernel's NAME_MAX."""
+MAX_VARIABLE: Final = 128 * 1024 - 2
+"""Bytes of name and value together: execve(2) takes 32 pages, with "=" and a NUL."""
 MAX_SECONDS: Final = 10 * 365 * 86400
 """The longest timeout or grace period: ten years is a typing error, not a plan."""
 
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LABEL_KEY: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?")
-_SHOWN: Final = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +62,8 @@ class JobSpec:
         _check_text("command.name", self.command, longest=MAX_PATH)
         if not self.command:
             raise InvalidArgument("command.name", "is empty; name the program to run")
+        if "/" not in self.command and len(self.command.encode()) > MAX_FILE_NAME:
+            raise InvalidArgument("command.name", f"is longer than {MAX_FILE_NAME} bytes")
         for index, arg in enumerate(self.args):
             _check_text(f"command.args[{index}]", arg)
         self.limits.check()
@@ -95,7 +95,7 @@ class JobSpec:
                 raise InvalidArgument(
                     "env", f"{shown(key)} is not a variable's name (letters, digits and _)"
                 )
-            _check_text(f"env[{shown(key)}]", value)
+            _check_text(f"env[{shown(key)}]", value, longest=MAX_VARIABLE - len(key))
 
     def _check_labels(self) -> None:
         if len(self.labels) > MAX_LABELS:
@@ -110,43 +110,6 @@ class JobSpec:
                     "'.', '_', '/' and '-', first and last a letter or digit)",
                 )
             _check_text(f"labels[{shown(key)}]", value, longest=MAX_LABEL_VALUE)
-
-    def fingerprint(self) -> str:
-        """Return a digest that two specifications share only if they ask for the same."""
-        digest = hashlib.sha256()
-        for part in self._parts():
-            digest.update(b"%d:%s" % (len(part), part))
-        return digest.hexdigest()
-
-    def _parts(self) -> Iterator[bytes]:
-        yield self.command.encode()
-        yield repr(self.args).encode()
-        yield repr(self.limits).encode()
-        yield repr(sorted(self.env.items())).encode()
-        yield repr(sorted(self.labels.items())).encode()
-        yield self.stdin
-        rest = (self.working_directory, self.user, self.timeout, self.stop, self.name)
-        yield repr(rest).encode()
-
-
-def shown(text: str) -> str:
-    """Quote what somebody sent for an error message, without repeating a megabyte of it."""
-    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}… ({len(text)} characters)"
-
-
-def parse_job_id(text: str) -> str:
-    """Return a job id in its one accepted form: a UUID in lower case with hyphens.
-
-    Raises InvalidArgument for anything else: an id becomes a path only after this.
-    """
-    if not text:
-        raise InvalidArgument("job_id", "is empty")
-    try:
-        if str(uuid.UUID(text)) == text:
-            return text
-    except ValueError:
-        pass
-    raise InvalidArgument("job_id", f"{shown(text)} is not a job id (a UUID, as start prints it)")
 
 
 def check_signal(name: str, signum: int) -> None:
@@ -169,11 +132,16 @@ def executables(command: str, path: str) -> list[str]:
     """
     if "/" in command:
         return [command]
-    return [f"{directory.rstrip('/')}/{command}" for directory in path.split(":") if directory]
+    directories = dict.fromkeys(path.split(":"))
+    return [f"{directory.rstrip('/')}/{command}" for directory in directories if directory]
 
 
 def _check_text(name: str, text: str, *, longest: int | None = None) -> None:
     if "\0" in text:
         raise InvalidArgument(name, "contains a NUL byte")
-    if longest is not None and len(text.encode(errors="surrogatepass")) > longest:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidArgument(name, "is not valid Unicode") from None
+    if longest is not None and size > longest:
         raise InvalidArgument(name, f"is longer than {longest} bytes")

@@ -107,14 +107,6 @@ class JobStatus:
     reason: Reason | None = None
     message: str = ""
 
-    def __str__(self) -> str:
-        """Say the status as the CLI and the logs do, for example ``exited (0)``."""
-        if self.exit_code is not None and self.reason is Reason.EXITED:
-            return f"{self.state.value} ({self.exit_code})"
-        if self.reason is None or self.reason.value == self.state.value:
-            return self.state.value
-        return f"{self.state.value} ({self.reason.value})"
-
 
 def diagram() -> str:
     """Draw the transition table as a Mermaid state diagram."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import msgspec
 
 from jobworker.cgroups import Limits
-from jobworker.errors import ConfigError, RequestConflict, ResourceExhausted
+from jobworker.errors import ConfigError, RequestConflict, ResourceExhausted, Unavailable
 from jobworker.job.record import JobRecord, Process
 from jobworker.job.spec import JobSpec
 from jobworker.job.state import JobStatus, Reason, State
@@ -24,13 +24,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMA_VERSION: Final = 1
+_BUSY_PATIENCE: Final = 0.5
+"""Seconds that a foreign lock on the file may hold up the server."""
 
 _SCHEMA: Final = """
 CREATE TABLE jobs (
     id          TEXT PRIMARY KEY,
     owner       TEXT NOT NULL,
     request_id  TEXT,
-    fingerprint TEXT NOT NULL,
+    stdin_digest TEXT NOT NULL,
     spec        TEXT NOT NULL,
     limits      TEXT NOT NULL,
     warnings    TEXT NOT NULL,
@@ -52,7 +54,7 @@ CREATE UNIQUE INDEX jobs_by_request ON jobs (owner, request_id) WHERE request_id
 CREATE INDEX jobs_unfinished ON jobs (state) WHERE output_size IS NULL;
 """
 
-_FIXED: Final = ("id", "owner", "request_id", "fingerprint", "spec", "created_at")
+_FIXED: Final = ("id", "owner", "request_id", "stdin_digest", "spec", "created_at")
 _CHANGING: Final = (
     "limits",
     "warnings",
@@ -84,7 +86,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._connection = sqlite3.connect(path, isolation_level=None)
+        self._connection = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_PATIENCE)
         self._connection.row_factory = sqlite3.Row
 
     @classmethod
@@ -99,10 +101,7 @@ class Store:
             store._prepare()
         except sqlite3.Error as error:
             store.close()
-            raise ConfigError(
-                f"cannot use the registry {path}: {error}; move it away to begin with an empty one "
-                "(running jobs would be forgotten), or put a backup in its place"
-            ) from error
+            raise ConfigError(_unusable(path, error)) from error
         except ConfigError:
             store.close()
             raise
@@ -126,14 +125,14 @@ class Store:
         """Close the file. Nothing is lost by not calling this."""
         self._connection.close()
 
-    def insert(self, record: JobRecord, fingerprint: str) -> None:
-        """Add a job; `fingerprint` is that of the specification it was asked for with.
+    def insert(self, record: JobRecord, stdin_digest: str) -> None:
+        """Add a job; `stdin_digest` stands for its standard input, which is not kept.
 
         Raises RequestConflict if its owner has used the request_id, ResourceExhausted if the file
         system is full.
         """
         try:
-            self._execute(_INSERT, _fixed(record, fingerprint) | _changing(record))
+            self._execute(_INSERT, _fixed(record, stdin_digest) | _changing(record))
         except sqlite3.IntegrityError:
             raise RequestConflict(
                 f"request_id {record.spec.request_id!r} belongs to another job"
@@ -152,15 +151,21 @@ class Store:
         return next(self._select("id = :id", {"id": job_id}), None)
 
     def unfinished(self) -> list[JobRecord]:
-        """Return the jobs that were pending or running when last heard of."""
-        return list(self._select("output_size IS NULL", {}))
+        """Return the jobs that were pending or running when last heard of.
+
+        Raises ConfigError if the registry is damaged.
+        """
+        try:
+            return list(self._select("output_size IS NULL", {}))
+        except (sqlite3.Error, msgspec.MsgspecError, ValueError) as error:
+            raise ConfigError(_unusable(self._path, error)) from error
 
     def find_request(self, owner: str, request_id: str) -> tuple[JobRecord, str] | None:
-        """Return the job that a user's request_id started, and its specification's fingerprint."""
+        """Return the job that a user's request_id started, and the digest of its stdin."""
         row = self._connection.execute(
             "SELECT * FROM jobs WHERE owner = ? AND request_id = ?", (owner, request_id)
         ).fetchone()
-        return None if row is None else (_from_row(row), row["fingerprint"])
+        return None if row is None else (_from_row(row), row["stdin_digest"])
 
     def _select(self, where: str, values: dict[str, Any]) -> Iterator[JobRecord]:
         query = f"SELECT * FROM jobs WHERE {where}"  # noqa: S608 - callers pass literals
@@ -175,15 +180,26 @@ class Store:
                 raise ResourceExhausted(
                     f"cannot write the registry {self._path}: {error}; free some space there"
                 ) from error
+            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                raise Unavailable(
+                    f"cannot write the registry {self._path}: another process has locked it"
+                ) from error
             raise
 
 
-def _fixed(record: JobRecord, fingerprint: str) -> dict[str, Any]:
+def _unusable(path: Path, error: Exception) -> str:
+    return (
+        f"cannot use the registry {path}: {error}; move it away to begin with an empty one "
+        "(running jobs would be forgotten), or put a backup in its place"
+    )
+
+
+def _fixed(record: JobRecord, stdin_digest: str) -> dict[str, Any]:
     return {
         "id": record.id,
         "owner": record.owner,
         "request_id": record.spec.request_id or None,
-        "fingerprint": fingerprint,
+        "stdin_digest": stdin_digest,
         "spec": _json(record.spec),
         "created_at": record.created_at,
     }

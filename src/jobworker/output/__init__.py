@@ -1,7 +1,7 @@
 """A job's output: an append-only file that the kernel writes and any number of readers follow."""
 
 from jobworker.output.follow import Chunk, Follower, follow, read_to
-from jobworker.output.log import Log, open_for_reading, prepare, remove, size
+from jobworker.output.log import Log, open_directory, open_for_reading, prepare, remove, size
 from jobworker.output.watch import Watch, Watcher
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Watch",
     "Watcher",
     "follow",
+    "open_directory",
     "open_for_reading",
     "prepare",
     "read_to",

@@ -11,15 +11,10 @@ import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Final, Self
-from uuid import UUID
 
-from jobworker.errors import (
-    ConfigError,
-    FailedPrecondition,
-    InvalidArgument,
-    JobWorkerError,
-    ResourceExhausted,
-)
+from jobworker.errors import ConfigError, FailedPrecondition, JobWorkerError
+from jobworker.exhaustion import exhausted
+from jobworker.ids import parse_job_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,14 +31,11 @@ _APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOL
 # O_NONBLOCK means nothing for a regular file; without it, opening a FIFO waits for a writer.
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-_EXHAUSTED: Final = {
-    errno.ENOSPC: "the disk is full; make room",
-    errno.EDQUOT: "the disk quota is used up; make room or raise it",
-    errno.EMFILE: "this process has no file descriptor left; raise its limit (LimitNOFILE=)",
-    errno.ENFILE: "the host has no file descriptor left; raise fs.file-max",
-    errno.ENOMEM: "the kernel is out of memory",
-    errno.EMLINK: "the directory is full; remove finished jobs",
-}
+_NOT_EMPTY: Final = (errno.ENOTEMPTY, errno.EEXIST)
+"""What rmdir(2) says of a directory with something in it: POSIX allows either."""
+_REMOVALS: Final = 10
+
+_MEANINGS: Final = {errno.EMLINK: "the directory is full; remove finished jobs"}
 _EXPLAINED: Final = {
     errno.ENOENT: "it does not exist",
     errno.EEXIST: "something else is in its place; give another name or move that away",
@@ -70,7 +62,7 @@ class Log:
         unusable, ResourceExhausted if the host has run out of space or descriptors, and
         FailedPrecondition if the directory exists already. After an error nothing is left behind.
         """
-        _check_id(job_id)
+        parse_job_id(job_id)
         with _log_directory(log_dir) as root, contextlib.ExitStack() as undo:
             try:
                 os.mkdir(job_id, 0o700, dir_fd=root)
@@ -158,6 +150,18 @@ def size(log_dir: Path, job_id: str) -> int:
         return os.stat(OUTPUT_NAME, dir_fd=directory, follow_symlinks=False).st_size
 
 
+def open_directory(log_dir: Path, job_id: str) -> int | None:
+    """Open a job's directory, where the record of its end is; None if there is none.
+
+    The caller owns the fd. Raises InvalidArgument if the id is not a UUID, ConfigError if the log
+    directory is unusable, ResourceExhausted if there is no descriptor left, and FailedPrecondition
+    if something else is in the directory's place.
+    """
+    parse_job_id(job_id)
+    with _log_directory(log_dir) as root:
+        return _open_if_there(root, job_id, f"open {log_dir / job_id}")
+
+
 def remove(log_dir: Path, job_id: str) -> None:
     """Remove a job's files and its directory; what is missing is fine, readers keep what is open.
 
@@ -165,22 +169,16 @@ def remove(log_dir: Path, job_id: str) -> None:
     is not a UUID, ConfigError if the log directory is unusable, and FailedPrecondition if the
     directory is not one, or holds something that jobworker did not put there, and so stays.
     """
-    _check_id(job_id)
+    parse_job_id(job_id)
     path = log_dir / job_id
     with _log_directory(log_dir) as root:
-        try:
-            directory = os.open(job_id, _DIRECTORY, dir_fd=root)
-        except FileNotFoundError:
+        directory = _open_if_there(root, job_id, f"remove {path}")
+        if directory is None:
             return
-        except OSError as error:
-            raise _failure(f"remove {path}", error, FailedPrecondition) from error
         try:
-            for name in OUR_NAMES:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(name, dir_fd=directory)
-            os.rmdir(job_id, dir_fd=root)
+            _remove(root, job_id, directory)
         except OSError as error:
-            if foreign := os.listdir(directory):  # noqa: PTH208 - a descriptor, not a path
+            if foreign := _foreign(directory, error):
                 raise FailedPrecondition(
                     f"cannot remove {path}: it holds what jobworker did not put there "
                     f"({', '.join(sorted(foreign))}); remove it by hand"
@@ -190,14 +188,29 @@ def remove(log_dir: Path, job_id: str) -> None:
             os.close(directory)
 
 
-def _check_id(job_id: str) -> None:
-    """Raise InvalidArgument unless `job_id`, which becomes part of a path, is a UUID as written."""
-    try:
-        valid = str(UUID(job_id)) == job_id
-    except ValueError:
-        valid = False
-    if not valid:
-        raise InvalidArgument("job_id", f"{job_id!r} is not a UUID in lower case with hyphens")
+def _remove(root: int, job_id: str, directory: int) -> None:
+    """Remove our files and the directory, again if the shim writes the job's end meanwhile."""
+    for attempt in range(_REMOVALS):
+        for name in OUR_NAMES:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=directory)
+        try:
+            os.rmdir(job_id, dir_fd=root)
+        except OSError as error:
+            last = attempt == _REMOVALS - 1
+            if last or error.errno not in _NOT_EMPTY or _foreign(directory, error):
+                raise
+        else:
+            return
+
+
+def _foreign(directory: int, error: OSError) -> list[str]:
+    """Return the names in a directory that kept it from being removed and are not ours.
+
+    Where a file could not be removed, something else has one of our names.
+    """
+    names = os.listdir(directory)
+    return [name for name in names if error.errno not in _NOT_EMPTY or name not in OUR_NAMES]
 
 
 @contextlib.contextmanager
@@ -212,10 +225,19 @@ def _log_directory(log_dir: Path) -> Iterator[int]:
         os.close(fd)
 
 
+def _open_if_there(root: int, job_id: str, what: str) -> int | None:
+    try:
+        return os.open(job_id, _DIRECTORY, dir_fd=root)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _failure(what, error, FailedPrecondition) from error
+
+
 @contextlib.contextmanager
 def _job_directory(log_dir: Path, job_id: str) -> Iterator[int]:
     """Open a job's directory; what fails inside the block is a failure to read the output."""
-    _check_id(job_id)
+    parse_job_id(job_id)
     with _log_directory(log_dir) as root, contextlib.ExitStack() as closing:
         try:
             fd = os.open(job_id, _DIRECTORY, dir_fd=root)
@@ -228,7 +250,7 @@ def _job_directory(log_dir: Path, job_id: str) -> Iterator[int]:
 
 def _failure(what: str, error: OSError, otherwise: type[JobWorkerError]) -> JobWorkerError:
     """Say why the host could not do `what`: ResourceExhausted where that is it, or `otherwise`."""
-    number = error.errno or 0
-    if number in _EXHAUSTED:
-        return ResourceExhausted(f"cannot {what}: {_EXHAUSTED[number]}")
-    return otherwise(f"cannot {what}: {_EXPLAINED.get(number, error.strerror)}")
+    problem = _EXPLAINED.get(error.errno or 0, error.strerror)
+    return exhausted(what, error.errno, meanings=_MEANINGS) or otherwise(
+        f"cannot {what}: {problem}"
+    )

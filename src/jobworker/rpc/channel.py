@@ -6,22 +6,19 @@ import re
 from typing import TYPE_CHECKING, Final
 
 import jobworker
+from jobworker.rpc.defaults import DEFAULT_PORT, MAX_MESSAGE
 from jobworker.rpc.v1.jobworker_pb2 import StopRequest
 
 if TYPE_CHECKING:
     from uuid import UUID
-
-DEFAULT_PORT: Final = 50051
 
 OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (
     # A silent follower must notice that the server is gone: nothing else would tell it.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
-    # Output arrives in messages of up to 1 MiB; a request carries up to 1 MiB of standard input
-    # and a long argument list. grpc's own bound is 4 MiB for what is received.
-    ("grpc.max_receive_message_length", 8 * 1024 * 1024),
-    ("grpc.max_send_message_length", 8 * 1024 * 1024),
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
     # A proxy would end the TLS connection that proves who the client is.
     ("grpc.enable_http_proxy", 0),
     # A follower paces its own attempts (see rpc.resume); the channel must not be slower.

@@ -11,13 +11,13 @@ import grpc
 
 from jobworker.auth.tls import client_credentials
 from jobworker.rpc import channel
-from jobworker.rpc.resume import GIVE_UP_AFTER, OutputProgress
+from jobworker.rpc.resume import GIVE_UP_AFTER, OutputProgress, problem_of
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from jobworker.rpc.v1 import jobworker_pb2_grpc
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
     from types import TracebackType
     from uuid import UUID
 
@@ -80,12 +80,14 @@ class Client:
         tail: bool = False,
         offset: int = 0,
         give_up_after: float = GIVE_UP_AFTER,
+        on_interrupted: Callable[[str], None] = lambda _problem: None,
     ) -> AsyncGenerator[pb.OutputResponse, None]:
         """Yield a job's output from byte `offset`; the last message carries `end`.
 
         With `tail` it goes on until the job has finished. When the connection is lost the stream is
-        taken up where it was, so that every byte arrives exactly once. After `give_up_after`
-        seconds without the server it raises OutputInterrupted.
+        taken up where it was, so that every byte arrives exactly once. `on_interrupted` is called
+        with the problem, once for each interruption, if that takes longer than a second. After
+        `give_up_after` seconds without the server it raises OutputInterrupted.
         """
         progress = OutputProgress(job_id, tail=tail, offset=offset, give_up_after=give_up_after)
         while not progress.finished:
@@ -100,4 +102,8 @@ class Client:
             finally:
                 call.cancel()
             if not progress.finished:
-                await asyncio.sleep(progress.lost(time.monotonic(), failure))
+                now = time.monotonic()
+                delay = progress.lost(now, failure)
+                if progress.must_notify(now):
+                    on_interrupted(problem_of(failure))
+                await asyncio.sleep(delay)

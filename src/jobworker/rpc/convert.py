@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from jobworker.cgroups import CpuMax, DeviceLimit, Limits
+from jobworker.cgroups.limits import (
+    DEFAULT_PERIOD,
+    IO_MAX_LIMITS,
+    MAX,
+    CpuMax,
+    DeviceLimit,
+    Limits,
+)
 from jobworker.errors import InvalidArgument
 from jobworker.job.spec import JobSpec, StopPolicy
 from jobworker.job.state import JobStatus, Reason, State
@@ -49,9 +56,7 @@ _SCALARS: Final = (
     "io_weight",
     "pids_max",
 )
-_DEVICES: Final = ("io_max_rbps", "io_max_wbps", "io_max_riops", "io_max_wiops")
 _ALIASES: Final = {"disk_read_bps": "io_max_rbps", "disk_write_bps": "io_max_wbps"}
-_DEFAULT_PERIOD_US: Final = 100_000
 _CPUS_PRECISION: Final = 1e-6
 """Relative: `cpus` is a 32-bit float on the wire."""
 
@@ -95,7 +100,7 @@ def limits(message: pb.Limits) -> Limits:
     values: dict[str, Any] = {
         name: getattr(message, name) for name in _SCALARS if message.HasField(name)
     }
-    values |= {name: _device_limits(getattr(message, name)) for name in _DEVICES}
+    values |= {name: _device_limits(getattr(message, name)) for name in IO_MAX_LIMITS}
     if message.memory:
         _agree(
             "memory", message.memory, "memory_max", values.setdefault("memory_max", message.memory)
@@ -123,13 +128,13 @@ def _with_alias(
 def _cpu_max(message: pb.Limits) -> CpuMax | None:
     given = None
     if message.HasField("cpu_max"):
-        given = CpuMax(message.cpu_max.quota_us, message.cpu_max.period_us or _DEFAULT_PERIOD_US)
+        given = CpuMax(message.cpu_max.quota_us, message.cpu_max.period_us or DEFAULT_PERIOD)
     if not message.cpus:
         return given
     if not isfinite(message.cpus) or message.cpus < 0:
         raise InvalidArgument("limits.cpus", f"{message.cpus} is not a number of CPUs")
     if given is None:
-        return CpuMax(round(message.cpus * _DEFAULT_PERIOD_US))
+        return CpuMax(round(message.cpus * DEFAULT_PERIOD))
     if abs(given.quota_us / given.period_us - message.cpus) > message.cpus * _CPUS_PRECISION:
         _agree("cpus", message.cpus, "cpu_max", given.quota_us / given.period_us)
     return given
@@ -149,7 +154,7 @@ def limits_message(value: Limits) -> pb.Limits:
     for name in _SCALARS:
         if (scalar := getattr(value, name)) is not None:
             setattr(message, name, scalar)
-    for name in _DEVICES:
+    for name in IO_MAX_LIMITS:
         getattr(message, name).extend(
             pb.DeviceLimit(device=limit.device, value=limit.value) for limit in getattr(value, name)
         )
@@ -157,7 +162,8 @@ def limits_message(value: Limits) -> pb.Limits:
     if value.cpu_max is not None:
         message.cpu_max.quota_us = value.cpu_max.quota_us
         message.cpu_max.period_us = value.cpu_max.period_us
-        message.cpus = value.cpu_max.quota_us / value.cpu_max.period_us
+        if value.cpu_max.quota_us != MAX:
+            message.cpus = value.cpu_max.quota_us / value.cpu_max.period_us
     for alias, name in _ALIASES.items():
         for limit in getattr(value, name):
             if not limit.device:

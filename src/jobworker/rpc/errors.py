@@ -21,7 +21,7 @@ STATUS_CODES: Final[Mapping[type[errors.JobWorkerError], grpc.StatusCode]] = {
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.AlreadyLocked: grpc.StatusCode.INTERNAL,
     errors.IllegalTransition: grpc.StatusCode.INTERNAL,
-    errors.ConfigError: grpc.StatusCode.INTERNAL,
+    errors.ConfigError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.JobWorkerError: grpc.StatusCode.INTERNAL,
 }
 """A class not listed has the status of the nearest class it derives from."""

@@ -11,12 +11,14 @@ import logging
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from jobworker.auth import tls
 from jobworker.auth.identity import Identity
-from jobworker.errors import JobWorkerError, ShuttingDown
+from jobworker.errors import InvalidArgument, JobWorkerError, ShuttingDown
 from jobworker.rpc.errors import status_code
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _caller: ContextVar[Identity] = ContextVar("caller")
+
+_MAX_DETAILS: Final = 2000
+"""Characters; gRPC's default bound for all metadata is 8 KiB."""
 
 _KINDS: Final[Mapping[tuple[bool, bool], tuple[str, Callable[..., Handler]]]] = {
     (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
@@ -53,6 +58,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._audit = audit
         self._streams: set[asyncio.Task[Any]] = set()
         self._calls: set[asyncio.Task[Any]] = set()
+        self._sending: set[asyncio.Task[Any]] = set()
         self._closing = False
 
     async def intercept_service(
@@ -69,48 +75,63 @@ class Guard(grpc.aio.ServerInterceptor):
     def _wrap(self, handler: Any, method: str) -> Handler:
         kind, make = _KINDS[handler.request_streaming, handler.response_streaming]
         wrap = self._stream if handler.response_streaming else self._unary
+        # A single request is read behind the guard, like everything that a stranger may send.
+        parse = None if handler.request_streaming else handler.request_deserializer
         return make(
-            wrap(getattr(handler, kind), method),
-            request_deserializer=handler.request_deserializer,
+            wrap(getattr(handler, kind), method, parse or _as_it_is),
+            request_deserializer=None if parse else handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
 
-    def _unary(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
+    def _unary(
+        self, behaviour: Callable[..., Any], method: str, parse: Callable[[Any], Any]
+    ) -> Callable[..., Any]:
         async def call(request: Any, context: Any) -> Any:
             async with self._admitted(method, context, self._calls):
-                return await behaviour(request, context)
+                return await behaviour(_parsed(request, parse), context)
 
         return call
 
-    def _stream(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
+    def _stream(
+        self, behaviour: Callable[..., Any], method: str, parse: Callable[[Any], Any]
+    ) -> Callable[..., Any]:
         async def call(request: Any, context: Any) -> None:
             async with self._admitted(method, context, self._streams):
                 # grpc.aio knows two kinds of streaming handlers: generators, and coroutines that
                 # write to the context themselves.
-                result = behaviour(request, context)
+                result = behaviour(_parsed(request, parse), context)
                 if hasattr(result, "__aiter__"):
                     async with aclosing(result):
                         async for message in result:
-                            await context.write(message)
+                            await self._send(context, message)
                 else:
                     await result
 
         return call
 
+    async def _send(self, context: Any, message: Any) -> None:
+        task = _current_task()
+        self._sending.add(task)
+        await context.write(message)
+        self._sending.discard(task)
+        if self._closing:
+            raise _shutting_down()
+
     @asynccontextmanager
     async def _admitted(
         self, method: str, context: Any, running: set[asyncio.Task[Any]]
     ) -> AsyncIterator[None]:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        task = _current_task()
         running.add(task)
         try:
             self._authorize(method, context)
             yield
         except JobWorkerError as error:
-            await context.abort(status_code(error), str(error))
+            if status_code(error) is grpc.StatusCode.INTERNAL:
+                log.exception("a call of %s failed", method)
+            await context.abort(status_code(error), _shortened(str(error)))
         except asyncio.CancelledError:
-            if not self._closing:
+            if not self._closing or task in self._sending:
                 raise
             closed = _shutting_down()
             await context.abort(status_code(closed), str(closed))
@@ -123,6 +144,7 @@ class Guard(grpc.aio.ServerInterceptor):
             )
         finally:
             running.discard(task)
+            self._sending.discard(task)
 
     def _authorize(self, method: str, context: Any) -> None:
         user = ""
@@ -136,23 +158,55 @@ class Guard(grpc.aio.ServerInterceptor):
             self._policy.authorize(identity, method)
         except JobWorkerError as error:
             self._audit.decision(
-                allowed=False, method=method, user=user, peer=context.peer(), why=str(error)
+                allowed=False, method=method, user=user, peer=_peer(context), why=str(error)
             )
             raise
-        self._audit.decision(allowed=True, method=method, user=user, peer=context.peer())
+        self._audit.decision(allowed=True, method=method, user=user, peer=_peer(context))
         _caller.set(identity)
 
     async def close(self, patience: float) -> None:
-        """End the streams at once, and the other calls after `patience` seconds at the latest."""
+        """End the streams at once, and the other calls after `patience` seconds at the latest.
+
+        A stream whose message is on its way ends after it: gRPC takes no status for a call while
+        a write of it is pending. A client that does not read is cut off without one.
+        """
         self._closing = True
-        for task in list(self._streams):
+        for task in self._streams - self._sending:
             task.cancel()
-        if self._calls:
-            await asyncio.wait(list(self._calls), timeout=patience)
-        for task in list(self._calls):
-            task.cancel()
-        if left := [*self._calls, *self._streams]:
+        if running := self._calls | self._streams:
+            await asyncio.wait(running, timeout=patience)
+        if left := self._calls | self._streams:
+            for task in left:
+                task.cancel()
             await asyncio.wait(left, timeout=patience)
+
+
+def _as_it_is(request: Any) -> Any:
+    return request
+
+
+def _parsed(request: Any, parse: Callable[[Any], Any]) -> Any:
+    """Read a request. Raises InvalidArgument if it is not a message of the contract."""
+    try:
+        return parse(request)
+    except DecodeError as error:
+        raise InvalidArgument("request", f"is not a message of this method: {error}") from None
+
+
+def _peer(context: Any) -> str:
+    """Return the address of the other side as people write it, for example ``[::1]:38022``."""
+    return unquote(context.peer()).partition(":")[2]
+
+
+def _current_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine runs in a task
+    return task
+
+
+def _shortened(details: str) -> str:
+    """Cut what would not fit into the trailing metadata: a client would get no status at all."""
+    return details if len(details) <= _MAX_DETAILS else f"{details[:_MAX_DETAILS]}…"
 
 
 def _shutting_down() -> ShuttingDown:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 GIVE_UP_AFTER: Final = 60.0
 """Seconds without any progress after which a lost stream is given up."""
 
+NOTICE_AFTER: Final = 1.0
+"""Seconds without the server after which whoever waits for the output should be told."""
+
 LONG_STREAM: Final = 10.0
 """Seconds after which a stream that brought nothing counts as progress: the job was quiet."""
 
@@ -64,6 +67,7 @@ class OutputProgress:
         self._asked_at = 0.0
         self._attempts = 0
         self._lost_at: float | None = None
+        self._noticed = False
         self.offset = offset
         """The offset of the next byte to deliver."""
         self.finished = False
@@ -105,6 +109,7 @@ class OutputProgress:
     def _gets_ahead(self) -> None:
         self._attempts = 0
         self._lost_at = None
+        self._noticed = False
 
     def lost(self, now: float, error: grpc.RpcError | None = None) -> float:
         """Return how many seconds to wait before the next stream, after one ended without an end.
@@ -124,11 +129,24 @@ class OutputProgress:
         if self._lost_at is None:
             self._lost_at = now
         if now - self._lost_at >= self._give_up_after:
-            problem = "the stream ended early" if error is None else error.details()
-            raise OutputInterrupted(self.offset, problem or "the connection was lost") from error
+            raise OutputInterrupted(self.offset, problem_of(error)) from error
         delay: float = min(FIRST_DELAY * 2**self._attempts, LAST_DELAY)
         self._attempts += 1
         return delay
+
+    def must_notify(self, now: float) -> bool:
+        """Tell, after `lost`, whether to say so now: once for each interruption that takes long."""
+        if self._noticed or self._lost_at is None or now - self._lost_at < NOTICE_AFTER:
+            return False
+        self._noticed = True
+        return True
+
+
+def problem_of(error: grpc.RpcError | None) -> str:
+    """Return what ended a stream, in words; None means that it just ended."""
+    if error is None:
+        return "the stream ended early"
+    return error.details() or "the connection was lost"
 
 
 def never_connected(error: grpc.RpcError) -> bool:

@@ -13,21 +13,18 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from jobworker import job
-    from jobworker.auth.audit import Audit
 
 
 class JobWorker(pb_grpc.JobWorkerServiceServicer):
     """The service of the wire contract. Who may call what has been decided before (`Guard`)."""
 
-    def __init__(self, jobs: job.Service, audit: Audit) -> None:
+    def __init__(self, jobs: job.Service) -> None:
         self._jobs = jobs
-        self._audit = audit
 
     async def Start(self, request: pb.StartRequest, _context: Any) -> pb.StartResponse:  # noqa: N802
         """Start a job."""
-        user = caller().common_name
-        started = await self._jobs.start_job(convert.job_spec(request), owner=user)
-        self._audit.change("started", job_id=started.id, user=user, command=started.spec.command)
+        spec = convert.job_spec(request)
+        started = await self._jobs.start_job(spec, owner=caller().common_name)
         return pb.StartResponse(
             job_id=started.id,
             command=convert.command_message(started.spec),
@@ -39,8 +36,7 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
     async def Stop(self, request: pb.StopRequest, _context: Any) -> pb.StopResponse:  # noqa: N802
         """Stop a job and answer once it has ended."""
         grace = convert.seconds(request.grace) if request.HasField("grace") else None
-        stopped = await self._jobs.stop_job(request.job_id, grace=grace)
-        self._audit.change("stopped", job_id=stopped.id, user=caller().common_name)
+        await self._jobs.stop_job(request.job_id, grace=grace, user=caller().common_name)
         return pb.StopResponse()
 
     async def Status(self, request: pb.StatusRequest, _context: Any) -> pb.StatusResponse:  # noqa: N802
@@ -55,20 +51,9 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
     ) -> AsyncIterator[pb.OutputResponse]:
         """Stream a job's output, and close the stream with `end`."""
         found = await self._jobs.fetch_job(request.job_id)
-        offset = request.offset
-        record = found.record
-        with found.stream_output(offset, tail=request.tail) as chunks:
-            async for chunk in chunks:
-                offset = chunk.offset + len(chunk.data)
+        with found.stream_output(request.offset, tail=request.tail) as stream:
+            async for chunk in stream:
                 yield pb.OutputResponse(output=chunk.data, offset=chunk.offset)
-        if request.tail:
-            record = found.record
-        # Without tail a job may have ended since it was looked at: the end must not promise bytes
-        # that this stream did not send.
-        size = (
-            min(offset, found.output_size() or 0)
-            if record.output_size is None
-            else record.output_size
-        )
-        end = pb.OutputEnd(status=convert.status_detail(record.status), size=size)
-        yield pb.OutputResponse(offset=offset, end=end)
+            end = stream.end()
+        message = pb.OutputEnd(status=convert.status_detail(end.status), size=end.size)
+        yield pb.OutputResponse(offset=end.offset, end=message)

@@ -5,6 +5,8 @@ Names are loaded when first used: the shim's own process must not load what its 
 
 from __future__ import annotations
 
+from jobworker.lazy import attach
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from jobworker.shim.client import Client, Launched
@@ -22,16 +24,4 @@ _HOMES = {
     "read_exit_record": "record",
 }
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415 - not for the shim
-
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = attach(__name__, globals(), _HOMES)

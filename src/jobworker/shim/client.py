@@ -44,7 +44,10 @@ class Launched(NamedTuple):
 class Client:
     """A connection to the shim. Belongs to the event loop in which it was made.
 
-    Calls raise ShimUnavailable once the connection is lost; then make a new client.
+    Calls raise ShimUnavailable once the connection is lost; then make a new client. They wait as
+    long as the shim takes: an execve may hang (a file system on a network), and so may the shim (a
+    log directory on one). How long is too long is the caller's to say, by cancelling the call. That
+    is safe at any time; what was asked for may still happen.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class Client:
         self._calls: dict[int, asyncio.Future[Received]] = {}
         self._ids = itertools.count(1)
         self._greeted = False
-        self._lost: ShimUnavailable | None = None
+        self._lost: str | None = None
         self._jobs: frozenset[str] = frozenset()
         self._loop.add_reader(self._channel.fileno(), self._on_readable)
 
@@ -104,6 +107,11 @@ class Client:
     def jobs(self) -> frozenset[str]:
         """The ids of the jobs that were live when the connection was made."""
         return self._jobs
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is lost or closed, so that every call would fail."""
+        return self._lost is not None
 
     async def launch(
         self, launch: Launch, *, stdin: int, output: int, cgroup: int, job_dir: int
@@ -156,14 +164,14 @@ class Client:
 
     async def close(self) -> None:
         """Close the connection; jobs go on. `on_disconnect` is not called."""
-        self._disconnect(ShimUnavailable("the connection to the shim has been closed"))
+        self._disconnect("the connection to the shim has been closed")
 
     async def _call(
         self, operation: str, args: dict[str, Any], fds: Sequence[int] = ()
     ) -> Received:
         """Send a request and return its reply, whose descriptors belong to the caller."""
         if self._lost is not None:
-            raise self._lost
+            raise ShimUnavailable(self._lost)
         call_id = next(self._ids)
         reply = self._loop.create_future()
         self._calls[call_id] = reply
@@ -185,7 +193,7 @@ class Client:
 
     def _greet(self, hello: dict[str, Any], directory: Path) -> None:
         if hello.get("version") != wire.VERSION:
-            self._disconnect(ShimUnavailable("of another version"))
+            self._disconnect("the shim is of another version")
             raise ShimUnavailable(
                 f"the shim in {directory} (process {hello.get('pid')}) speaks version "
                 f"{hello.get('version')} of the protocol, this server version {wire.VERSION}: send "
@@ -232,21 +240,21 @@ class Client:
         if self._lost is not None:
             return
         said = str(error) or "it has closed the connection"
-        self._disconnect(ShimUnavailable(f"the connection to the shim is lost: {said}"))
+        self._disconnect(f"the connection to the shim is lost: {said}")
         if self._greeted:
             self._tell(self._on_disconnect)
 
-    def _disconnect(self, error: ShimUnavailable) -> None:
+    def _disconnect(self, why: str) -> None:
         if self._lost is not None:
             return
-        self._lost = error
+        self._lost = why
         self._loop.remove_reader(self._channel.fileno())
         self._loop.remove_writer(self._channel.fileno())
         self._channel.close()
         calls, self._calls = self._calls, {}
         for reply in calls.values():
             if not reply.done():
-                reply.set_exception(error)
+                reply.set_exception(ShimUnavailable(why))
 
     def _tell(self, callback: Callable[..., None], *args: object) -> None:
         """Call back; a mistake of the callback is reported, and the connection stays."""
@@ -258,15 +266,18 @@ class Client:
 
 
 def _launched(received: Received) -> Launched:
-    """Read the reply to launch or attach."""
+    """Read the reply to launch or attach. Raises ResourceExhausted or ShimUnavailable."""
     if not received.fds:
         problem = os.strerror(errno.EMFILE)
         raise ResourceExhausted(f"cannot take the job's process from the shim: {problem}")
-    (pidfd,) = received.fds
-    result = received.message["ok"]
-    return Launched(
-        int(result["pid"]), int(result["start_time"]), float(result["started_at"]), pidfd
-    )
+    try:
+        (pidfd,) = received.fds
+        result = received.message["ok"]
+        pid, start_time = int(result["pid"]), int(result["start_time"])
+        return Launched(pid, start_time, float(result["started_at"]), pidfd)
+    except (KeyError, TypeError, ValueError) as error:
+        _close_all(received.fds)
+        raise ShimUnavailable("cannot understand what the shim said of the process") from error
 
 
 def _close_all(fds: list[int]) -> None:

@@ -17,22 +17,21 @@ from jobworker.errors import (
     InvalidArgument,
     JobNotFound,
     JobWorkerError,
-    ResourceExhausted,
     WorkingDirectoryUnusable,
 )
+from jobworker.exhaustion import exhausted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jobworker.shim.wire import Launch
 
-_EXHAUSTED: Final = {
-    errno.EAGAIN: "the limit on processes is reached",
-    errno.ENOMEM: "there is not enough memory",
-    errno.EMFILE: "the shim has no free file descriptors",
-    errno.ENFILE: "the host has no free file descriptors",
+_MEANINGS: Final = {
+    errno.EAGAIN: "the limit on processes is reached",  # RLIMIT_NPROC, pids.max, kernel.pid_max
+    errno.EMFILE: "the shim has no file descriptor left; raise its limit (LimitNOFILE=)",
     errno.ENOSPC: "a limit of the host's name spaces or cgroups is reached",
 }
+"""What these numbers mean to clone(2) and execve(2), and of the shim."""
 
 _NOT_EXECUTABLE: Final = {
     errno.EACCES: "it is not an executable file for the job's user; look at its mode, at its"
@@ -51,10 +50,8 @@ def launch_error(
     kind, number = error.get("kind"), int(error.get("errno") or 0)
     if kind == "bad_request":
         return JobWorkerError(f"the shim did not accept the launch: {error.get('message')}")
-    if number in _EXHAUSTED:
-        return ResourceExhausted(
-            f"cannot start {launch.argv[0]}: {_EXHAUSTED[number]} ({os.strerror(number)})"
-        )
+    if (lack := exhausted(f"start {launch.argv[0]}", number, meanings=_MEANINGS)) is not None:
+        return lack
     if kind == "exec":
         return _exec_error(number, launch, exists)
     problem = os.strerror(number)

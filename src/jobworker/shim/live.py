@@ -15,7 +15,6 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from jobworker.cgroups.cgroup import Cgroup
-from jobworker.errors import JobWorkerError
 from jobworker.shim.log import log
 from jobworker.shim.schedule import Schedule
 from jobworker.shim.spawn import SpawnFailure, read_failure
@@ -156,30 +155,48 @@ class LiveJob:
             self.cgroup.kill()
             if self.cgroup.populated():
                 self._cgroup_events = self.cgroup.open_events()
+                self._loop.watch(self._cgroup_events, select.EPOLLPRI, self._check_cgroup)
         except FileNotFoundError:
             pass  # somebody has removed the cgroup, which proves that it was empty
-        except (JobWorkerError, OSError) as error:
-            log(f"job {self.id}: cannot empty its cgroup, trying again: {error}")
-            when = time.monotonic() + _RETRY
-            self._loop.call_at((self.id, "cgroup"), when, self._empty_cgroup)
+        except (OSError, ValueError) as error:
+            self._empty_cgroup_later(error)
             return
         if self._cgroup_events < 0:
-            self._on_ended(self)
-            return
-        self._loop.watch(self._cgroup_events, select.EPOLLPRI, self._check_cgroup)
-        self._check_cgroup()
+            self._conclude()
+        else:
+            self._check_cgroup()
 
     def _check_cgroup(self) -> None:
-        if not self.cgroup.populated(self._cgroup_events):
+        try:
+            populated = self.cgroup.populated(self._cgroup_events)
+        except (OSError, ValueError) as error:
+            self._empty_cgroup_later(error)
+            return
+        if not populated:
+            self._close_events()
+            self._conclude()
+
+    def _empty_cgroup_later(self, error: Exception) -> None:
+        """Begin anew: a change that was read but not understood is not reported again."""
+        log(f"job {self.id}: cannot empty its cgroup, trying again: {error}")
+        self._close_events()
+        self._loop.call_at((self.id, "cgroup"), time.monotonic() + _RETRY, self._empty_cgroup)
+
+    def _close_events(self) -> None:
+        if self._cgroup_events >= 0:
             self._loop.unwatch(self._cgroup_events)
             os.close(self._cgroup_events)
-            self._on_ended(self)
+            self._cgroup_events = -1
+
+    def _conclude(self) -> None:
+        """Tell the end by way of the loop, which tries again what fails."""
+        self._loop.call_at((self.id, "end"), time.monotonic(), lambda: self._on_ended(self))
 
     def _ask_to_end(self, signum: int, grace: float) -> None:
         if grace > 0:
             try:
                 self.cgroup.signal(signum)
-            except (JobWorkerError, OSError) as error:
+            except (OSError, ValueError) as error:
                 name = signal.strsignal(signum)
                 log(f"job {self.id}: cannot send signal {signum} ({name}): {error}")
         self._arm()
@@ -205,7 +222,7 @@ class LiveJob:
         try:
             self.cgroup.kill()
             self._schedule.kill_at = None
-        except (JobWorkerError, OSError) as error:
+        except (OSError, ValueError) as error:
             log(f"job {self.id}: cannot kill it, trying again: {error}")
             self._schedule.kill_at = now + _RETRY
         self._arm()
@@ -213,7 +230,7 @@ class LiveJob:
     def _usage(self) -> dict[str, int]:
         try:
             return self.cgroup.usage()
-        except (JobWorkerError, OSError) as error:
+        except (OSError, ValueError) as error:
             log(f"job {self.id}: cannot read its usage: {error}")
             return {}
 

@@ -84,12 +84,10 @@ class Loop:
             handler()
         except Exception:  # noqa: BLE001 - a mistake in one handler must not end the jobs of all
             _log_exception()
-            self.unwatch(fd)
-            self.call_at(
-                ("watch again", fd),
-                time.monotonic() + _RETRY,
-                lambda: self.watch(fd, events, handler),
-            )
+            if fd in self._watched:
+                self.unwatch(fd)
+                when = time.monotonic() + _RETRY
+                self.call_at(("watch again", fd), when, lambda: self.watch(fd, events, handler))
 
     def _expire(self, key: Hashable) -> None:
         if key not in self._deadlines:

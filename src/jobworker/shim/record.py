@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import Final
 
 from jobworker.errors import JobWorkerError
 from jobworker.shim import wire
 from jobworker.shim.wire import ExitRecord
 
-_TEMPORARY_NAME: Final = f".{wire.EXIT_RECORD_NAME}.new"
+TEMPORARY_NAME: Final = f".{wire.EXIT_RECORD_NAME}.new"
 _MAX_SIZE: Final = 1024 * 1024
 
 
 class ExitRecordCorrupt(JobWorkerError):
-    """Raised when exit.json is there but is not an exit record of this version."""
+    """Raised when exit.json is there but is not an exit record that can be understood."""
 
 
 def write_exit_record(job_dir: int, record: ExitRecord) -> None:
@@ -24,43 +25,64 @@ def write_exit_record(job_dir: int, record: ExitRecord) -> None:
     its end is in the server's registry soon after. Raises OSError, and leaves nothing behind.
     """
     body = wire.encode(record.to_json())[wire.HEADER_SIZE :] + b"\n"
-    _unlink(job_dir, _TEMPORARY_NAME)
+    _unlink(job_dir, TEMPORARY_NAME)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(_TEMPORARY_NAME, flags, 0o600, dir_fd=job_dir)
+    fd = os.open(TEMPORARY_NAME, flags, 0o600, dir_fd=job_dir)
     try:
         try:
             _write_all(fd, body)
         finally:
             os.close(fd)
-        os.rename(_TEMPORARY_NAME, wire.EXIT_RECORD_NAME, src_dir_fd=job_dir, dst_dir_fd=job_dir)
+        os.rename(TEMPORARY_NAME, wire.EXIT_RECORD_NAME, src_dir_fd=job_dir, dst_dir_fd=job_dir)
     except OSError:
-        _unlink(job_dir, _TEMPORARY_NAME)
+        _unlink(job_dir, TEMPORARY_NAME)
         raise
 
 
 def read_exit_record(job_dir: int | str | os.PathLike[str]) -> ExitRecord | None:
-    """Return the exit record in a job's log directory (a path or a descriptor), None without one.
+    """Return the exit record in a job's log directory, or None without one.
 
-    Raises ExitRecordCorrupt, or OSError if the file cannot be read.
+    `job_dir` is a descriptor, or a path whose last part is not followed if it is a symbolic link.
+    Raises ExitRecordCorrupt, or OSError if the directory or the file cannot be read. Whatever is
+    in the place of exit.json, this does not wait for it.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    if isinstance(job_dir, int):
+        return _read(job_dir)
     try:
-        if isinstance(job_dir, int):
-            fd = os.open(wire.EXIT_RECORD_NAME, flags, dir_fd=job_dir)
-        else:
-            fd = os.open(os.path.join(job_dir, wire.EXIT_RECORD_NAME), flags)  # noqa: PTH118 - no pathlib in the shim
+        directory = os.open(job_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        return _read(directory)
+    finally:
+        os.close(directory)
+
+
+def _read(job_dir: int) -> ExitRecord | None:
+    name = wire.EXIT_RECORD_NAME
+    try:
+        # Looked at before it is opened: to open a device can do something to it.
+        if not stat.S_ISREG(os.stat(name, dir_fd=job_dir, follow_symlinks=False).st_mode):
+            raise _corrupt("not a regular file")
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        fd = os.open(name, flags, dir_fd=job_dir)
     except FileNotFoundError:
         return None
     with os.fdopen(fd, "rb") as file:
-        body = file.read(_MAX_SIZE)
+        body = file.read(_MAX_SIZE + 1)
+    if len(body) > _MAX_SIZE:
+        raise _corrupt(f"more than {_MAX_SIZE} bytes")
     try:
         return ExitRecord.from_json(wire.decode(body))
     except ValueError as error:
-        where = job_dir if not isinstance(job_dir, int) else "the job's log directory"
-        raise ExitRecordCorrupt(
-            f"cannot tell how the job ended: {wire.EXIT_RECORD_NAME} in {where} is no exit record "
-            f"({error})"
-        ) from error
+        raise _corrupt(str(error)) from error
+
+
+def _corrupt(problem: str) -> ExitRecordCorrupt:
+    return ExitRecordCorrupt(
+        f"cannot tell how the job ended: {wire.EXIT_RECORD_NAME} in its log directory is no exit "
+        f"record ({problem})"
+    )
 
 
 def _write_all(fd: int, data: bytes) -> None:

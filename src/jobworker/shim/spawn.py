@@ -17,6 +17,7 @@ import fcntl
 import os
 import resource
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
@@ -28,11 +29,24 @@ if TYPE_CHECKING:
 
 _CLONE_PIDFD: Final = 0x00001000
 _CLONE_INTO_CGROUP: Final = 0x200000000
-_SYS_CLONE3 = 435
-_SYS_CLOSE_RANGE = 436
-"""The same on every architecture: both calls came after the numbers had been unified."""
-_SYS_RT_SIGACTION: Final = {"x86_64": 13}
-_SYS_RT_SIGACTION_GENERIC: Final = 134
+
+
+class SystemCalls(NamedTuple):
+    """The numbers of the system calls that are made directly."""
+
+    clone3: int
+    close_range: int
+    rt_sigaction: int
+
+
+SYSTEM_CALLS: Final = {
+    "x86_64": SystemCalls(clone3=435, close_range=436, rt_sigaction=13),
+    "aarch64": SystemCalls(clone3=435, close_range=436, rt_sigaction=134),
+    "riscv64": SystemCalls(clone3=435, close_range=436, rt_sigaction=134),
+}
+"""By machine, as uname(2) names it (asm/unistd.h). On others this does without: fork in place of
+clone3, no close_range, and signals 32 and 33 stay as they are."""
+
 _SIGACTION_SIZE: Final = 32
 _SIGSET_SIZE: Final = 8
 """Bytes, of the kernel's structures on 64-bit machines."""
@@ -46,6 +60,17 @@ _UMASK: Final = 0o022
 _FAILED: Final = 127
 
 _libc = ctypes.PyDLL(None, use_errno=True)
+
+
+def system_calls(machine: str, longest: int = sys.maxsize) -> SystemCalls | None:
+    """Return the numbers of a machine for an interpreter whose `sys.maxsize` is `longest`.
+
+    None if they are not known, as for a 32-bit interpreter on a 64-bit kernel.
+    """
+    return SYSTEM_CALLS.get(machine) if longest > 2**32 else None
+
+
+_calls = system_calls(os.uname().machine)
 
 
 class _CloneArgs(ctypes.Structure):
@@ -123,8 +148,11 @@ class Spawner:
             for each in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
             if signal.getsignal(each) is not signal.SIG_DFL
         ]
-        self._clone3_works = True
-        _restore_internal_signals()
+        self._clone3 = None if _calls is None else _calls.clone3
+        if _calls is None:
+            log("the numbers of this machine's system calls are not known; using fork")
+        else:
+            _restore_internal_signals(_calls.rt_sigaction)
 
     def spawn(self, launch: Launch, *, stdin: int, output: int, cgroup: int) -> Spawned:
         """Make the process that becomes the command of `launch`, in the cgroup of that directory.
@@ -180,19 +208,19 @@ class Spawner:
         """
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
         try:
-            if self._clone3_works:
+            if self._clone3 is not None:
                 try:
-                    return self._clone3(steps, cgroup)
+                    return self._clone_into(self._clone3, steps, cgroup)
                 except OSError as error:
                     if error.errno not in _REFUSALS_OF_THE_KERNEL:
                         raise
                     log(f"no clone3 into a cgroup on this host ({error.strerror}); using fork")
-                    self._clone3_works = False
+                    self._clone3 = None
             return self._fork(steps, cgroup)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-    def _clone3(self, steps: _Steps, cgroup: int) -> tuple[int, int]:
+    def _clone_into(self, clone3: int, steps: _Steps, cgroup: int) -> tuple[int, int]:
         pidfd = ctypes.c_int(-1)
         arguments = _CloneArgs(
             flags=_CLONE_PIDFD | _CLONE_INTO_CGROUP,
@@ -201,7 +229,7 @@ class Spawner:
             cgroup=cgroup,
         )
         size = ctypes.c_size_t(ctypes.sizeof(arguments))
-        pid = _libc.syscall(_SYS_CLONE3, ctypes.byref(arguments), size)
+        pid = _libc.syscall(clone3, ctypes.byref(arguments), size)
         if pid == 0:
             self._become_command(steps)
         if pid < 0:
@@ -296,16 +324,15 @@ def _destroy(pidfd: int) -> None:
     os.close(pidfd)
 
 
-def _restore_internal_signals() -> None:
+def _restore_internal_signals(rt_sigaction: int) -> None:
     """Set signals 32 and 33 to their default in this process, and so in every child.
 
     glibc keeps them for itself (nptl(7)): signal(2) refuses them, and an ignored one is passed on
     by execve. GNU make, for one, starts its children with both ignored.
     """
-    number = _SYS_RT_SIGACTION.get(os.uname().machine, _SYS_RT_SIGACTION_GENERIC)
     default = bytes(_SIGACTION_SIZE)  # SIG_DFL, no flags, an empty mask
     for signum in (32, 33):
-        _libc.syscall(number, signum, default, None, _SIGSET_SIZE)
+        _libc.syscall(rt_sigaction, signum, default, None, _SIGSET_SIZE)
 
 
 def _enter(cgroup: int) -> None:
@@ -326,11 +353,12 @@ def _put_in_place(steps: _Steps) -> int:
 
 
 def _close_from(first: int) -> None:
-    """Close `first` and all above: close_range(2) since Linux 5.9, one by one where it is refused.
+    """Close `first` and all above: close_range(2) since Linux 5.9, one by one without it.
 
     Not os.closerange: where Python was built without close_range, that tries every number.
     """
-    if _libc.syscall(_SYS_CLOSE_RANGE, first, ctypes.c_uint(2**32 - 1), 0) == 0:
+    everything = ctypes.c_uint(2**32 - 1)
+    if _calls is not None and _libc.syscall(_calls.close_range, first, everything, 0) == 0:
         return
     for fd in [int(name) for name in os.listdir("/proc/self/fd")]:  # noqa: PTH208 - no pathlib here
         if fd >= first:

@@ -16,7 +16,6 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
-from jobworker.errors import JobWorkerError
 from jobworker.shim import wire
 from jobworker.shim.channel import Channel
 from jobworker.shim.live import LiveJob
@@ -235,7 +234,6 @@ class Supervisor:
         return {
             "version": wire.VERSION,
             "pid": os.getpid(),
-            "boot_id": self._boot_id,
             "jobs": list(self._jobs),
             "ended": [each.record.to_json() for each in self._unwritten.values()],
         }
@@ -296,15 +294,12 @@ class Supervisor:
         self._send(waiter.connection, {"id": waiter.request_id, "ok": reply}, job.pidfd)
 
     def _on_ended(self, job: LiveJob) -> None:
-        del self._jobs[job.id]
         if job.failure is not None:
-            job.close()
-            os.close(job.job_dir)
-            refusal = Refusal(job.failure.kind, os.strerror(job.failure.errno), job.failure.errno)
-            for waiter in self._waiters.pop(job.id):
-                self._send(waiter.connection, _error(waiter.request_id, refusal))
+            self._fail(job, job.failure)
             return
         record = job.record(self._boot_id)
+        # Only now: what fails before this is tried again, and the job must be known then.
+        del self._jobs[job.id]
         job.close()
         written = self._write(record, job.job_dir)
         record = self._remove_cgroup(job, record, written=written)
@@ -318,11 +313,19 @@ class Supervisor:
             if connection.greeted:
                 self._send(connection, event)
 
+    def _fail(self, job: LiveJob, failure: SpawnFailure) -> None:
+        del self._jobs[job.id]
+        job.close()
+        os.close(job.job_dir)
+        refusal = Refusal(failure.kind, os.strerror(failure.errno), failure.errno)
+        for waiter in self._waiters.pop(job.id):
+            self._send(waiter.connection, _error(waiter.request_id, refusal))
+
     def _remove_cgroup(self, job: LiveJob, record: ExitRecord, *, written: bool) -> ExitRecord:
         """Remove the cgroup; the record is on disk by then, and says so if that fails."""
         try:
             job.cgroup.remove()
-        except (JobWorkerError, OSError) as error:
+        except (OSError, ValueError) as error:
             log(f"job {job.id}: cannot remove its cgroup: {error}")
             record = replace(record, cgroup_error=str(error))
             if written:
@@ -330,11 +333,17 @@ class Supervisor:
         return record
 
     def _write(self, record: ExitRecord, job_dir: int) -> bool:
+        """Write the record down; return False if that has to be tried again.
+
+        A server removes the directory of a job that it has given up; then nobody would read it.
+        """
         try:
             write_exit_record(job_dir, record)
         except OSError as error:
-            log(f"job {record.job_id}: cannot write {wire.EXIT_RECORD_NAME}: {error}")
-            return False
+            removed = _is_removed(job_dir)
+            problem = "its directory was removed" if removed else str(error)
+            log(f"job {record.job_id}: cannot write {wire.EXIT_RECORD_NAME}: {problem}")
+            return removed
         return True
 
     def _write_records(self) -> None:
@@ -354,6 +363,13 @@ def _error(request_id: object, refusal: Refusal) -> dict[str, Any]:
 def _no_operation(connection: _Connection, received: Received) -> NoReturn:
     del connection
     raise Refusal("bad_request", f"there is no operation {received.message.get('op')!r:.40}")
+
+
+def _is_removed(directory: int) -> bool:
+    try:
+        return os.fstat(directory).st_nlink == 0
+    except OSError:  # ESTALE, where the directory is on another host
+        return False
 
 
 def _peer_uid(sock: socket.socket) -> int:

@@ -1,4 +1,4 @@
-"""Which files the kernel puts into a cgroup, and how it takes what is written. Pure: no I/O.
+"""Which files the kernel puts into a cgroup, and how it takes what is written. It does no I/O.
 
 Only what jobworker reads and writes is here. Refusals are the kernel's: OSError with its errno.
 """

@@ -118,7 +118,8 @@ class FakeCgroupTree:
 
     `controllers` are those that the root offers, `bound_to_v1` maps others to the mount point of
     cgroup v1 that holds them, `mounted_at` is where cgroup2 is mounted from the start, and
-    `without` names files that this kernel does not have.
+    `without` names files that this kernel does not have. `has_cgroup2`, `may_mount` and `forbidden`
+    (directories in which nothing may be created) can be set.
     """
 
     def __init__(
@@ -137,6 +138,9 @@ class FakeCgroupTree:
         self.directories: dict[str, list[str]] = {"/": []}
         self.mount_points: list[str] = []
         self.mount_options = "rw,nsdelegate"
+        self.has_cgroup2 = True
+        self.may_mount = True
+        self.forbidden: set[str] = set()
         self.writes: list[tuple[str, str]] = []
         self._failures: list[_Failure] = []
         self._deaf: list[str] = []
@@ -231,6 +235,7 @@ class FakeCgroupTree:
         parent, name = self._parent(path)
         if name in parent.children or name in parent.contents:
             refuse(errno.EEXIST, path)
+        self.check_writable(str(PurePosixPath(path).parent))
         node = _Node(parent=parent)
         self._fill(node)
         parent.children[name] = node
@@ -282,6 +287,11 @@ class FakeCgroupTree:
     def check_mount(self, path: str, operation: str) -> None:
         """Raise the fault that was injected into mount(2) or umount2(2), if any."""
         self._check(path, operation)
+
+    def check_writable(self, path: str) -> None:
+        """Refuse a process that may not create anything in a directory or cgroup."""
+        if path in self.forbidden:
+            refuse(errno.EACCES, path)
 
     def is_mounted(self, path: str) -> bool:
         """Tell whether a path is a directory of the hierarchy."""
@@ -432,6 +442,9 @@ class _TreeFiles(Files):
     def exists(self, path: str) -> bool:
         return self._tree.exists(path)
 
+    def check_writable(self, path: str) -> None:
+        self._tree.check_writable(path)
+
     def children(self, path: str) -> list[str]:
         return self._tree.names(path)
 
@@ -478,9 +491,20 @@ class _TreeMounts(Mounts):
     def is_empty_directory(self, path: str) -> bool:
         return self._tree.directories.get(path) == []
 
-    def make_directory(self, path: str) -> None:
-        if str(PurePosixPath(path).parent) not in self._tree.directories:
+    def has_cgroup2(self) -> bool:
+        return self._tree.has_cgroup2
+
+    def may_mount(self) -> bool:
+        return self._tree.may_mount
+
+    def check_make_directory(self, path: str) -> None:
+        parent = str(PurePosixPath(path).parent)
+        if parent not in self._tree.directories:
             refuse(errno.ENOENT, path)
+        self._tree.check_writable(parent)
+
+    def make_directory(self, path: str) -> None:
+        self.check_make_directory(path)
         self._tree.directories[path] = []
 
     def remove_directory(self, path: str) -> None:
@@ -488,6 +512,10 @@ class _TreeMounts(Mounts):
 
     def mount_cgroup2(self, path: str) -> None:
         self._tree.check_mount(path, "mount")
+        if not self._tree.has_cgroup2:
+            refuse(errno.ENODEV, path)
+        if not self._tree.may_mount:
+            refuse(errno.EPERM, path)
         self._tree.mount_points.append(path)
 
     def unmount(self, path: str) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import fcntl
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,37 +17,24 @@ import pytest
 
 import jobworker
 from jobworker.cgroups.cgroup import Cgroup
-from jobworker.shim import Client, ExitRecord, Launch, Launched, wire
+from jobworker.shim import Client, ExitRecord, Launch, Launched
+from tests.support.cgroups import own_cgroup
+from tests.support.shim import shim_is_gone, shim_pid, signal_shim
+from tests.support.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    import signal
+    from collections.abc import AsyncIterator, Iterator
 
-PATIENCE = 20.0
 LIBRARY = str(Path(jobworker.__file__).parent.parent)
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition that has no event of its own."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 @pytest.fixture(scope="session")
-def cgroup_root() -> Iterator[Path]:
-    """A directory of our own in the host's cgroup v2 hierarchy, on a mount of our own."""
-    mount = Path(tempfile.mkdtemp(prefix="jobworker-test-"))
-    subprocess.run(["mount", "-t", "cgroup2", "none", mount], check=True)
-    root = mount / f"jobworker-test-{uuid.uuid4()}"
-    root.mkdir()
-    yield root
-    Cgroup(root).kill()
-    with contextlib.suppress(TimeoutError):
-        asyncio.run(until(lambda: not Cgroup(root).populated()))
-    Cgroup(root).remove()
-    subprocess.run(["umount", mount], check=True)
-    mount.rmdir()
+def cgroup_root(cgroup_mount: Path) -> Iterator[Path]:
+    """A cgroup for all tests of the shim."""
+    with own_cgroup(cgroup_mount) as root:
+        yield root
 
 
 @dataclass
@@ -99,9 +83,7 @@ class Host:
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=PATIENCE, **options)
 
     def signal_shim(self, signum: signal.Signals) -> None:
-        pidfd = os.pidfd_open(self.shim_pid())
-        signal.pidfd_send_signal(pidfd, signum)
-        os.close(pidfd)
+        signal_shim(self.run_dir, signum)
 
     def _on_ended(self, record: ExitRecord) -> None:
         self.records[record.job_id] = record
@@ -159,25 +141,19 @@ class Host:
         return job, await self.ended(job)
 
     def shim_pid(self) -> int:
-        lines = (self.run_dir / wire.LOG_NAME).read_text().splitlines()
-        return int([line for line in lines if line.endswith(" serves")][-1].split()[2])
+        return shim_pid(self.run_dir)
 
     def shim_descriptors(self) -> list[str]:
-        return sorted(
-            str(each.readlink()) for each in Path(f"/proc/{self.shim_pid()}/fd").iterdir()
-        )
+        """Return what the shim's descriptors lead to."""
+        targets = []
+        for link in Path(f"/proc/{self.shim_pid()}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                targets.append(str(link.readlink()))
+        return sorted(targets)
 
     def shim_is_gone(self) -> bool:
         """Whether nobody holds the lock."""
-        path = self.run_dir / wire.LOCK_NAME
-        if not path.exists():
-            return True
-        with path.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-        return True
+        return shim_is_gone(self.run_dir)
 
     async def close(self) -> None:
         for client in self._clients:
@@ -216,5 +192,7 @@ async def client(host: Host) -> Client:
 async def any_client(request: pytest.FixtureRequest, host: Host) -> Client:
     """A client of a shim whose kernel offers clone3, and of one whose kernel says ENOSYS."""
     if request.param == "fork":
-        host.start_shim("import jobworker.shim.spawn as s; s._SYS_CLONE3 = 100_000")
+        host.start_shim(
+            "import jobworker.shim.spawn as s; s._calls = s._calls._replace(clone3=100_000)"
+        )
     return await host.connect()

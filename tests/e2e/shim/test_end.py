@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import shutil
 import signal
 import subprocess
 import time
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jobworker.errors import JobNotFound
-from jobworker.shim import read_exit_record
+from jobworker.shim import read_exit_record, wire
 
 if TYPE_CHECKING:
     from conftest import Host
@@ -231,6 +232,55 @@ async def test_end_that_cannot_be_written_is_told_kept_and_written_later(
     (other.directory / "exit.json").rmdir()
     await host.until((other.directory / "exit.json").exists)
     assert read_exit_record(other.directory) == record
+
+
+async def test_shim_gives_up_the_record_of_a_job_whose_directory_was_removed(
+    host: Host, client: Client
+) -> None:
+    job = await host.launch(client, "sleep", "1000")
+    shutil.rmtree(job.directory)
+    await client.stop(job.id, grace=0)
+    assert (await host.ended(job)).stopped
+    await client.close()
+    await host.until(host.shim_is_gone)
+    assert "its directory was removed" in (host.run_dir / wire.LOG_NAME).read_text()
+
+
+MALFORMED = """
+from jobworker.cgroups import parse
+from jobworker.cgroups.cgroup import Cgroup
+def fail(self):
+    raise parse.MalformedText(self.path, "nonsense")
+Cgroup.usage = Cgroup.remove = fail
+"""
+
+
+async def test_kernel_text_that_is_not_understood_costs_no_end(host: Host) -> None:
+    host.start_shim(MALFORMED)
+    job, record = await host.run(await host.connect(), "sh", "-c", "exit 3")
+    assert (record.exit_code, record.usage) == (3, {})
+    assert "cannot understand 'nonsense'" in record.cgroup_error
+    assert read_exit_record(job.directory) == record
+
+
+FIRST_RECORD_FAILS = """
+from jobworker.shim import live, loop
+loop._RETRY = 0.01
+def record(self, boot_id, real=live.LiveJob.record, failed=set()):
+    if self.id in failed:
+        return real(self, boot_id)
+    failed.add(self.id)
+    raise RuntimeError
+live.LiveJob.record = record
+"""
+
+
+@pytest.mark.parametrize("command", ["exit 3", "sleep 1000 & exit 3"])
+async def test_end_whose_record_could_not_be_made_is_not_lost(host: Host, command: str) -> None:
+    host.start_shim(FIRST_RECORD_FAILS)
+    job, record = await host.run(await host.connect(), "sh", "-c", command)
+    assert record.exit_code == 3
+    assert read_exit_record(job.directory) == record
 
 
 async def test_many_jobs_leave_no_descriptor_behind(host: Host, client: Client) -> None:

@@ -23,7 +23,7 @@ from jobworker.errors import (
     JobWorkerError,
     WorkingDirectoryUnusable,
 )
-from jobworker.shim import Launch
+from jobworker.shim import Launch, wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,11 +57,17 @@ async def test_pid_start_time_and_pidfd_are_those_of_the_main_process(
         assert f"Pid:\t{pid}\n" in Path(f"/proc/self/fdinfo/{pidfd}").read_text()
 
 
-async def test_command_has_only_its_three_descriptors(host: Host, any_client: Client) -> None:
-    job = await sleeper(host, any_client)
-    fds = {each.name: each.readlink() for each in Path(f"/proc/{job.launched.pid}/fd").iterdir()}
-    assert set(fds) == {"0", "1", "2"}
-    assert fds["1"] == fds["2"] == job.directory / "output"
+async def test_command_has_only_its_three_descriptors(host: Host) -> None:
+    read_end, write_end = os.pipe()
+    host.start_shim(pass_fds=(read_end, write_end))
+    os.close(read_end)
+    os.close(write_end)
+    assert sum(target.startswith("pipe:") for target in host.shim_descriptors()) > 2
+    job = await sleeper(host, await host.connect())
+    directory = Path(f"/proc/{job.launched.pid}/fd")
+    # For a moment the dynamic linker has the libraries open that it maps.
+    await host.until(lambda: {each.name for each in directory.iterdir()} == {"0", "1", "2"})
+    assert (directory / "1").readlink() == (directory / "2").readlink() == job.directory / "output"
 
 
 async def test_signals_are_at_their_defaults(host: Host, any_client: Client) -> None:
@@ -84,6 +90,22 @@ async def test_signals_that_glibc_keeps_for_itself_are_at_their_defaults_too(hos
     host.start_shim(IGNORE_INTERNAL_SIGNALS)
     job = await sleeper(host, await host.connect())
     assert int(job.status()["SigIgn"], 16) == 0
+
+
+async def test_machine_whose_system_calls_are_not_known_starts_jobs_by_fork(host: Host) -> None:
+    read_end, write_end = os.pipe()
+    foreign = "import jobworker.shim.spawn as s; s._calls = s.system_calls('alpha')"
+    host.start_shim(foreign, pass_fds=(read_end, write_end))
+    os.close(read_end)
+    os.close(write_end)
+    client = await host.connect()
+    job = await sleeper(host, client)
+    directory = Path(f"/proc/{job.launched.pid}/fd")
+    await host.until(lambda: {each.name for each in directory.iterdir()} == {"0", "1", "2"})
+    assert job.launched.pid in job.cgroup.processes()
+    assert "using fork" in (host.run_dir / wire.LOG_NAME).read_text()
+    await client.stop(job.id, grace=0)
+    assert (await host.ended(job)).signal == signal.SIGKILL
 
 
 async def test_command_leads_its_own_session(host: Host, any_client: Client) -> None:
@@ -137,10 +159,9 @@ async def test_command_runs_in_its_working_directory(host: Host, any_client: Cli
     assert job.output == b"/usr\n"
 
 
-async def test_command_runs_as_its_user_without_groups_of_root(
-    host: Host, any_client: Client
-) -> None:
-    job = await sleeper(host, any_client, uid=NOBODY, gid=NOBODY)
+async def test_command_runs_as_its_user_without_the_shims_groups(host: Host) -> None:
+    host.start_shim("import os; os.setgroups([7])")
+    job = await sleeper(host, await host.connect(), uid=NOBODY, gid=NOBODY)
     status = job.status()
     assert status["Uid"].split() == status["Gid"].split() == [str(NOBODY)] * 4
     assert status["Groups"] == ""
@@ -322,7 +343,11 @@ async def test_job_whose_execve_hangs_can_be_killed(
     program, _ = hanging_program
     launching = asyncio.create_task(host.launch(client, str(program), job_id="hanging"))
     await host.run(client, "true")
-    attaching = asyncio.create_task((await host.connect()).attach("hanging"))
+    other = await host.connect()
+    attaching = asyncio.create_task(other.attach("hanging"))
+    await host.until(lambda: bool(other._calls))
+    # Answered in turn: the shim has heard of the attach, which would find no job after the stop.
+    await other._call("hello", {"version": wire.VERSION})
     await client.stop("hanging", grace=0)
     job = await launching
     os.close((await attaching).pidfd)

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,11 +20,14 @@ from jobworker.shim import Client, read_exit_record, wire
 if TYPE_CHECKING:
     from conftest import Host
 
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent.parent
+
 
 async def test_jobs_outlive_a_killed_server_and_a_new_one_finds_them(host: Host) -> None:
     script = (
         "import asyncio, sys\n"
-        f"sys.path[:0] = [{str(Path(__file__).parent)!r}]\n"
+        f"sys.path[:0] = {[str(HERE), str(ROOT)]!r}\n"
         "from pathlib import Path\n"
         "from conftest import Host\n"
         "async def main():\n"
@@ -82,6 +86,7 @@ async def test_every_server_hears_of_an_end(host: Host) -> None:
 
 
 async def test_shim_leaves_when_it_has_neither_job_nor_connection(host: Host) -> None:
+    host.start_shim("import jobworker.shim.supervisor as s; s.FIRST_CONNECTION = 1000")
     client = await host.connect()
     job = await host.launch(client, "sleep", "1000")
     await client.close()
@@ -107,6 +112,17 @@ async def test_two_starters_at_once_give_one_shim(host: Host) -> None:
     clients = await asyncio.gather(*(host.connect() for _ in range(8)))
     hellos = [await client._call("hello", {"version": wire.VERSION}) for client in clients]
     assert len({hello.message["ok"]["pid"] for hello in hellos}) == 1
+    assert (host.run_dir / wire.LOG_NAME).read_text().count("serves") == 1
+
+
+async def test_shim_waits_for_its_server_though_others_have_looked_whether_it_is_there(
+    host: Host,
+) -> None:
+    host.start_shim()
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.connect(str(host.run_dir / wire.SOCKET_NAME))
+    _, record = await host.run(await host.connect(), "true")
+    assert record.exit_code == 0
     assert (host.run_dir / wire.LOG_NAME).read_text().count("serves") == 1
 
 
@@ -159,7 +175,7 @@ async def test_no_signal_but_sigkill_costs_a_job(host: Host, signum: signal.Sign
     assert record.stopped
     if signum is signal.SIGTERM:
         await host.until(host.shim_is_gone)
-        assert host.disconnected == 1
+        await host.until(lambda: host.disconnected == 1)
 
 
 async def test_wait_statuses_are_kept_although_the_starter_ignores_sigchld(host: Host) -> None:
@@ -175,6 +191,10 @@ async def test_signals_that_the_starter_ignores_or_blocks_are_normal_for_jobs(ho
     )
     job = await host.launch(await host.connect(), "sleep", "1000")
     assert int(job.status()["SigIgn"], 16) == int(job.status()["SigBlk"], 16) == 0
+    host.signal_shim(signal.SIGTERM)
+    signal.pidfd_send_signal(job.launched.pidfd, signal.SIGKILL)
+    await host.until(host.shim_is_gone)
+    await host.until(lambda: host.disconnected == 1)
 
 
 async def test_shim_is_detached_from_its_starter(host: Host) -> None:
@@ -233,4 +253,4 @@ async def test_shim_loads_neither_asyncio_nor_the_server(host: Host) -> None:
     loaded = set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
     assert not loaded & {"asyncio", "subprocess", "pathlib", "logging", "grpc", "threading"}
     ours = {name for name in loaded if name.startswith("jobworker.")}
-    assert {name.split(".")[1] for name in ours} == {"cgroups", "errors", "shim"}
+    assert {name.split(".")[1] for name in ours} == {"cgroups", "errors", "lazy", "shim"}

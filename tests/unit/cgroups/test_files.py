@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from jobworker.cgroups.files import Files
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -79,3 +77,18 @@ def test_only_directories_are_children(path: Path):
     (path.parent / "link").symlink_to(path.parent)
 
     assert Files().children(str(path.parent)) == ["nested"]
+
+
+def test_directory_that_may_not_be_written_to_is_known_before():
+    directory = tempfile.mkdtemp(prefix="jobworker-test-")
+    user = os.geteuid()
+    try:
+        Path(directory).chmod(0o555)
+        if user == 0:  # to whom nothing is forbidden
+            Files().check_writable(directory)
+            os.seteuid(65534)
+        with pytest.raises(PermissionError, match=directory):
+            Files().check_writable(directory)
+    finally:
+        os.seteuid(user)
+        Path(directory).rmdir()

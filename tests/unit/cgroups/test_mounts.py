@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -13,12 +13,11 @@ from jobworker.cgroups.mounts import (
     Mounts,
     Subsystem,
     cgroup2_options,
+    holds_capability,
+    parse_filesystems,
     parse_mountinfo,
     parse_proc_cgroups,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MOUNTINFO = r"""
 23 27 0:22 / /sys rw,relatime - sysfs sysfs rw
@@ -140,3 +139,28 @@ def test_directories_are_told_apart(tmp_path: Path):
 
     mounts.remove_directory(str(empty))
     assert not empty.exists()
+
+
+def test_making_a_directory_is_judged_before_it_is_tried(tmp_path: Path):
+    mounts = Mounts()
+    (tmp_path / "file").touch()
+    mounts.check_make_directory(str(tmp_path / "new"))
+    for below, problem in (("missing", FileNotFoundError), ("file", NotADirectoryError)):
+        path = str(tmp_path / below / "new")
+        with pytest.raises(problem):
+            mounts.check_make_directory(path)
+        with pytest.raises(problem):
+            mounts.make_directory(path)
+    assert not (tmp_path / "new").exists()
+
+
+def test_file_systems_of_the_kernel():
+    assert parse_filesystems("nodev\tcgroup2\n\text4\n") == {"cgroup2", "ext4"}
+    assert "proc" in parse_filesystems(Path("/proc/filesystems").read_text())
+
+
+@pytest.mark.parametrize(
+    ("mask", "held"), [("0000000000200000", True), ("ffffffffffdfffff", False)]
+)
+def test_capability_in_effect(mask: str, held: bool):
+    assert holds_capability(f"Name:\tx\nCapPrm:\t{2**64 - 1:x}\nCapEff:\t{mask}\n", 21) is held

@@ -35,7 +35,8 @@ def test_shim_loads_no_more_than_it_needs():
 
     loaded = subprocess.check_output([sys.executable, "-I", "-S", "-c", program], text=True)
 
-    known = {"__future__", "errno", "select", "time", "jobworker", "jobworker.cgroups"}
+    known = {"__future__", "errno", "select", "time"}
+    known |= {"jobworker", "jobworker.cgroups", "jobworker.lazy"}
     known |= {f"jobworker.cgroups.{name}" for name in ("cgroup", "files", "parse")}
     known |= {"os", "stat", "_stat", "posixpath", "genericpath", "os.path", "abc", "_abc"}
     known |= {"_collections_abc"}

@@ -190,6 +190,83 @@ class TestSetup:
         assert "/sys/fs/cgroup/x.service/cgroup.subtree_control" in reason
 
 
+def forbid(*directories: str) -> FakeCgroupTree:
+    tree = FakeCgroupTree(mounted_at="/sys/fs/cgroup")
+    tree.mkdir("/sys/fs/cgroup/full")
+    tree.mkdir("/sys/fs/cgroup/full/jobworker")
+    tree.forbidden.update(directories)
+    return tree
+
+
+class TestCheckSetup:
+    @pytest.mark.parametrize(
+        ("root", "promise"),
+        [
+            ("/sys/fs/cgroup/full", "which is there"),
+            ("/sys/fs/cgroup", "which will be created"),
+            ("/empty", "cgroup2 will be mounted at /empty"),
+            ("/missing", "/missing will be created, and cgroup2 mounted there"),
+        ],
+    )
+    def test_says_what_setup_would_do_and_does_nothing(self, root: str, promise: str):
+        tree = forbid()
+        tree.directories["/empty"] = []
+        before = (tree.cgroups(), dict(tree.directories), list(tree.mount_points))
+        service = tree.service(root)
+
+        said = service.check_setup()
+
+        assert promise in said
+        assert f"jobs will live in {root}/jobworker" in said
+        assert (tree.cgroups(), tree.directories, tree.mount_points) == before
+        assert tree.writes == []
+        service.setup()
+        assert f"{root}/jobworker" in service.check_setup()
+
+    @pytest.mark.parametrize(
+        ("root", "forbidden"),
+        [
+            ("/full", ""),
+            ("/sys/fs/cgroup/typo", ""),
+            ("/a/b", ""),
+            ("/missing", "/"),
+            ("/sys/fs/cgroup", "/sys/fs/cgroup"),
+            ("/sys/fs/cgroup/full", "/sys/fs/cgroup/full/jobworker"),
+        ],
+    )
+    def test_refuses_what_setup_refuses_in_the_same_words(self, root: str, forbidden: str):
+        tree = forbid(forbidden)
+        tree.directories["/full"] = ["file"]
+        with pytest.raises(CgroupUnavailable) as told:
+            tree.service(root).check_setup()
+
+        with pytest.raises(CgroupUnavailable) as met:
+            tree.service(root).setup()
+
+        assert str(told.value) == str(met.value)
+
+    @pytest.mark.parametrize("lack", ["has_cgroup2", "may_mount"])
+    def test_knows_when_nothing_can_be_mounted(self, tree: FakeCgroupTree, lack: str):
+        setattr(tree, lack, False)
+        with pytest.raises(CgroupUnavailable) as told:
+            tree.service().check_setup()
+
+        with pytest.raises(CgroupUnavailable) as met:
+            tree.service().setup()
+
+        assert str(told.value) == str(met.value)
+
+    def test_place_that_cannot_be_looked_at_is_refused(self, tmp_path: Path):
+        """Linux follows at most 40 symbolic links (path_resolution(7))."""
+        (tmp_path / "loop").symlink_to("loop")
+        service = Service(tmp_path / "loop" / "below")
+
+        with pytest.raises(CgroupUnavailable, match=r"cannot look at .*: Too many levels"):
+            service.check_setup()
+        with pytest.raises(CgroupUnavailable, match="cannot look at"):
+            service.setup()
+
+
 class TestControllers:
     def test_all_are_available_after_setup(self, service: Service):
         assert all(c.available and not c.reason for c in service.controllers().values())
@@ -346,9 +423,9 @@ class TestCreate:
     def test_file_that_fails_leaves_nothing(
         self, tree: FakeCgroupTree, service: Service, file: str, operation: str
     ):
-        tree.fail(f"*/{file}", errno.ENOMEM, operation)
+        tree.fail(f"*/{file}", errno.EIO, operation)
 
-        with pytest.raises(LimitNotApplied, match="Cannot allocate memory") as caught:
+        with pytest.raises(LimitNotApplied, match="Input/output error") as caught:
             service.create_cgroup(JOB, ALL_LIMITS)
 
         assert file in str(caught.value)
@@ -400,14 +477,31 @@ class TestCreate:
 
         assert tree.read(f"{JOB_PATH}/pids.max") == "5\n"
 
-    @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOSPC, errno.ENOMEM])
+    @pytest.mark.parametrize(
+        ("number", "meaning"),
+        [
+            (errno.EAGAIN, "cgroup.max.descendants"),
+            (errno.ENOSPC, "no room for another cgroup"),
+            (errno.ENOMEM, "out of memory"),
+        ],
+    )
     def test_too_many_cgroups_is_an_exhausted_resource(
-        self, tree: FakeCgroupTree, service: Service, number: int
+        self, tree: FakeCgroupTree, service: Service, number: int, meaning: str
     ):
         tree.fail(JOB_PATH, number, "mkdir")
 
-        with pytest.raises(ResourceExhausted, match="cannot create the cgroup"):
+        with pytest.raises(ResourceExhausted, match=f"cannot create the cgroup .*{meaning}"):
             service.create_cgroup(JOB)
+
+    def test_limit_that_could_not_be_written_for_want_of_descriptors_is_not_the_kernels_no(
+        self, tree: FakeCgroupTree, service: Service
+    ):
+        tree.fail(f"{JOB_PATH}/pids.max", errno.EMFILE)
+
+        with pytest.raises(ResourceExhausted, match=r"cannot apply pids\.max .*LimitNOFILE"):
+            service.create_cgroup(JOB, Limits(pids_max=6))
+
+        assert jobs(tree) == []
 
     def test_cgroup_that_cannot_be_made_is_unavailable(
         self, tree: FakeCgroupTree, service: Service

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jobworker.cli.context import DEFAULT_URL, config_path, load, resolve
+from jobworker.cli.context import config_path, load, resolve
 from jobworker.errors import ConfigError
 
 NOTHING = {"url": None, "cert": None, "key": None, "ca": None}
@@ -39,7 +39,7 @@ def config(tmp_path) -> Path:
 
 
 def test_without_a_url_the_server_is_local(environ):
-    assert resolve(NOTHING | FILES, None, environ).url == DEFAULT_URL
+    assert resolve(NOTHING | FILES, None, environ).url == "localhost:50051"
 
 
 def test_the_current_context_completes_what_is_missing(environ, config):

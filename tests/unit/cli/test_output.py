@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from jobworker.cli.output import write_all
+from jobworker.cli.output import write
 from jobworker.cli.session import Failure
 
 DATA = bytes(range(256)) * 4096  # 1 MiB; a pipe holds 64 KiB
@@ -24,11 +24,12 @@ def test_everything_is_written_to_a_pipe_that_is_non_blocking_and_full():
     reader = threading.Thread(target=drain)
     reader.start()
     try:
-        write_all(writing, DATA)
+        written = sum(write(writing, DATA))
     finally:
         os.close(writing)
         reader.join()
     assert received == DATA
+    assert written == len(DATA)
 
 
 def test_a_reader_that_is_gone_is_a_broken_pipe():
@@ -36,7 +37,7 @@ def test_a_reader_that_is_gone_is_a_broken_pipe():
     os.close(reading)
     try:
         with pytest.raises(BrokenPipeError):
-            write_all(writing, b"x")
+            list(write(writing, b"x"))
     finally:
         os.close(writing)
 
@@ -45,10 +46,10 @@ def test_a_full_disk_is_a_failure_that_says_so():
     fd = os.open("/dev/full", os.O_WRONLY)
     try:
         with pytest.raises(Failure, match="No space left on device"):
-            write_all(fd, b"x")
+            list(write(fd, b"x"))
     finally:
         os.close(fd)
 
 
 def test_nothing_is_written_for_nothing():
-    write_all(-1, b"")
+    assert list(write(-1, b"")) == []

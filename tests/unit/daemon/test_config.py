@@ -1,8 +1,9 @@
 import pytest
 
 from jobworker.auth.policy import Policy, Role
-from jobworker.daemon.config import parse_listen, read
+from jobworker.daemon.config import client_address, parse_listen, read
 from jobworker.errors import ConfigError
+from jobworker.rpc.channel import parse_target
 
 
 @pytest.fixture
@@ -74,3 +75,19 @@ def test_a_listen_address_is_host_and_port(text, expected):
 def test_a_bad_port_is_refused(text):
     with pytest.raises(ConfigError, match="port"):
         parse_listen(text)
+
+
+@pytest.mark.parametrize(
+    ("listen", "address"),
+    [
+        (":50051", "localhost:50051"),
+        ("0.0.0.0:1", "localhost:1"),
+        ("[::]:1", "localhost:1"),
+        ("[::1]:1", "[::1]:1"),
+        ("192.0.2.1:1", "192.0.2.1:1"),
+        ("lab.example.org", "lab.example.org:50051"),
+    ],
+)
+def test_the_address_that_is_announced_is_one_that_the_client_takes(listen, address):
+    assert client_address(*parse_listen(listen)) == address
+    assert parse_target(address) == address

@@ -28,7 +28,6 @@ def end(**how):
         (end(exit_code=0, stopped=True), State.STOPPED, Reason.STOPPED),
         (end(signal=9, stopped=True, usage={"oom_kills": 1}), State.STOPPED, Reason.STOPPED),
         (end(signal=15, timed_out=True), State.STOPPED, Reason.TIMED_OUT),
-        (end(), State.LOST, Reason.LOST),
     ],
 )
 def test_an_exit_record_says_state_and_reason(record, state, reason):
@@ -37,9 +36,10 @@ def test_an_exit_record_says_state_and_reason(record, state, reason):
     assert (status.exit_code, status.signal) == (record.exit_code, record.signal)
 
 
-def test_a_signal_and_a_core_dump_are_said_in_words():
-    status = conclude(State.RUNNING, end(signal=11, core_dumped=True))
-    assert status.message == "killed by SIGSEGV, core dumped"
+def test_the_message_says_what_code_and_signal_do_not():
+    assert conclude(State.RUNNING, end(signal=11)).message == ""
+    status = conclude(State.RUNNING, end(signal=11, core_dumped=True, cgroup_error="busy"))
+    assert status.message == "core dumped; busy"
 
 
 def test_a_finished_job_does_not_end_again():

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from jobworker.errors import IllegalTransition
-from jobworker.job.state import TRANSITIONS, Event, JobStatus, Reason, State, diagram, transition
+from jobworker.job.state import TRANSITIONS, Event, State, diagram, transition
 
 LEGAL = [(s, e) for s, row in TRANSITIONS.items() for e in row]
 ILLEGAL = [pair for pair in itertools.product(State, Event) if pair not in LEGAL]
@@ -43,19 +43,3 @@ def test_an_unfinished_state_can_end_in_each_finished_one(state):
 def test_the_diagram_in_the_architecture_page_is_the_table():
     page = Path(__file__).parents[3] / "ARCHITECTURE.md"
     assert diagram() in page.read_text()
-
-
-@pytest.mark.parametrize(
-    ("status", "text"),
-    [
-        (JobStatus(State.RUNNING), "running"),
-        (JobStatus(State.EXITED, exit_code=3, reason=Reason.EXITED), "exited (3)"),
-        (JobStatus(State.EXITED, signal=9, reason=Reason.SIGNALED), "exited (signaled)"),
-        (JobStatus(State.EXITED, signal=9, reason=Reason.OUT_OF_MEMORY), "exited (out of memory)"),
-        (JobStatus(State.STOPPED, signal=15, reason=Reason.STOPPED), "stopped"),
-        (JobStatus(State.STOPPED, signal=15, reason=Reason.TIMED_OUT), "stopped (timed out)"),
-        (JobStatus(State.LOST, reason=Reason.LOST), "lost"),
-    ],
-)
-def test_a_status_reads_as_people_say_it(status, text):
-    assert str(status) == text

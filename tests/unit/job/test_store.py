@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from jobworker.cgroups import MAX, CpuMax, DeviceLimit, Limits
-from jobworker.errors import ConfigError, RequestConflict
+from jobworker.errors import ConfigError, RequestConflict, Unavailable
 from jobworker.job.record import JobRecord, Process
 from jobworker.job.spec import JobSpec, StopPolicy
 from jobworker.job.state import JobStatus, Reason, State
@@ -111,6 +111,23 @@ def test_a_registry_of_a_newer_version_is_refused(store, tmp_path):
     connection.close()
     with pytest.raises(ConfigError, match=f"version {SCHEMA_VERSION + 1}"):
         Store.open(tmp_path / "jobs.db")
+
+
+def test_a_damaged_row_is_refused_with_what_to_do(store, tmp_path):
+    store.insert(PENDING, "f")
+    with sqlite3.connect(tmp_path / "jobs.db") as connection:
+        connection.execute("UPDATE jobs SET spec = '{'")
+    connection.close()
+    with pytest.raises(ConfigError, match=r"jobs\.db.*backup"):
+        store.unfinished()
+
+
+def test_a_registry_that_somebody_has_locked_is_unavailable_soon(store, tmp_path):
+    other = sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unavailable, match="locked"):
+        store.insert(PENDING, "f")
+    other.close()
 
 
 def test_a_symlink_is_not_followed(tmp_path):

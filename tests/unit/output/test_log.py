@@ -221,6 +221,41 @@ class TestOpenForReading:
         assert open_fds() == before
 
 
+class TestOpenDirectory:
+    def test_leads_to_what_is_beside_the_output(self, log_dir):
+        with output.Log.create(log_dir, JOB) as log:
+            fd = output.open_directory(log_dir, JOB)
+            assert fd is not None
+            assert os.path.samestat(os.fstat(fd), os.fstat(log.dir_fd))
+            assert not os.get_inheritable(fd)
+            os.close(fd)
+
+    def test_a_job_without_a_directory_has_none(self, log_dir):
+        assert output.open_directory(log_dir, JOB) is None
+
+    def test_a_link_in_place_of_the_job_is_not_followed(self, log_dir, tmp_path):
+        (log_dir / JOB).symlink_to(tmp_path)
+        with pytest.raises(FailedPrecondition, match=f"open .*{JOB}: .*symbolic link"):
+            output.open_directory(log_dir, JOB)
+
+    def test_a_missing_log_directory_is_named(self, tmp_path):
+        with pytest.raises(ConfigError, match=r"missing: it does not exist"):
+            output.open_directory(tmp_path / "missing", JOB)
+
+    @pytest.mark.parametrize("job_id", NOT_IDS)
+    def test_what_is_not_a_uuid_is_refused(self, log_dir, job_id):
+        with pytest.raises(InvalidArgument, match="job_id"):
+            output.open_directory(log_dir, job_id)
+
+    @pytest.mark.parametrize("free", range(2))
+    def test_running_out_of_descriptors_is_said(self, log_dir, open_fds, free):
+        output.Log.create(log_dir, JOB).close()
+        before = open_fds()
+        with free_descriptors(free), pytest.raises(ResourceExhausted, match="descriptor"):
+            output.open_directory(log_dir, JOB)
+        assert open_fds() == before
+
+
 class TestRemove:
     @pytest.fixture
     def job_dir(self, log_dir: Path) -> Path:
@@ -238,6 +273,36 @@ class TestRemove:
         output.remove(log_dir, JOB)
         output.remove(log_dir, JOB)
         assert not list(log_dir.iterdir())
+
+    @pytest.fixture
+    def end_is_written(self, monkeypatch, job_dir) -> list[str]:
+        """Write the next of these files whenever the directory is about to be removed."""
+        names: list[str] = []
+
+        def rmdir(path, *, dir_fd, remove=os.rmdir):
+            if names:
+                (job_dir / names.pop()).touch()
+            remove(path, dir_fd=dir_fd)
+
+        monkeypatch.setattr(os, "rmdir", rmdir)
+        return names
+
+    def test_an_end_that_is_written_meanwhile_is_removed_too(self, log_dir, end_is_written):
+        end_is_written += ["exit.json", ".exit.json.new"]
+        output.remove(log_dir, JOB)
+        assert not list(log_dir.iterdir())
+
+    def test_what_is_written_again_and_again_is_not_called_foreign(self, log_dir, end_is_written):
+        end_is_written += ["exit.json"] * 1000
+        with pytest.raises(FailedPrecondition, match="not empty"):
+            output.remove(log_dir, JOB)
+        assert len(end_is_written) > 900
+
+    def test_what_is_foreign_is_named_alone(self, log_dir, end_is_written, job_dir):
+        (job_dir / "core").touch()
+        end_is_written += ["exit.json"]
+        with pytest.raises(FailedPrecondition, match=r"\(core\); remove it by hand"):
+            output.remove(log_dir, JOB)
 
     def test_keeps_and_names_what_jobworker_did_not_put_there(self, log_dir, job_dir):
         (job_dir / "core").mkdir()

@@ -34,6 +34,12 @@ def test_every_limit_survives_the_round_trip():
     assert convert.limits(convert.limits_message(FULL)) == FULL
 
 
+def test_a_quota_without_a_bound_is_no_number_of_cpus():
+    message = convert.limits_message(Limits(cpu_max=CpuMax(MAX)))
+    assert message.cpus == 0
+    assert convert.limits(message) == Limits(cpu_max=CpuMax(MAX))
+
+
 def test_no_limits_are_no_limits():
     assert convert.limits(pb.Limits()) == Limits()
     assert convert.limits_message(Limits()) == pb.Limits()

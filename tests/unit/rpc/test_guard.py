@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from types import SimpleNamespace
 
 import grpc
@@ -39,6 +40,8 @@ class Servicer(pb_grpc.JobWorkerServiceServicer):
 
     async def Output(self, request, context):
         try:
+            while request.job_id == "endless":
+                yield pb.OutputResponse(output=bytes(1 << 20))
             yield pb.OutputResponse(output=b"first")
             await asyncio.Event().wait()
         finally:
@@ -88,6 +91,11 @@ async def code_of(call):
     return caught.value.code(), caught.value.details()
 
 
+async def drain(call):
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
 async def test_a_call_with_the_role_gets_through_with_the_callers_name(server):
     async with server.client("user_alpha") as alpha:
         assert (await alpha.start(pb.StartRequest())).job_id == "j"
@@ -123,7 +131,8 @@ async def test_every_decision_is_one_line_of_the_audit_log(server):
         "allowed",
         "/jobworker.v1.JobWorkerService/Status",
     )
-    assert allowed["peer"].startswith("ipv")
+    assert re.fullmatch(r"(\[::1\]|127\.0\.0\.1):\d+", allowed["peer"])
+    assert list(allowed)[:2] == ["time", "event"]
 
 
 async def test_a_domain_error_becomes_its_status(server):
@@ -139,6 +148,36 @@ async def test_a_bug_does_not_tell_the_client_what_the_server_knows(server):
     assert "secret" not in details
 
 
+async def raw_call(client, method, body):
+    call = client._channel.unary_unary(f"/jobworker.v1.JobWorkerService/{method}")
+    return await code_of(call(body))
+
+
+async def test_what_is_no_message_is_judged_like_any_request(server):
+    async with server.client("user_alpha") as alpha, server.client("stranger") as stranger:
+        code, details = await raw_call(alpha, "Start", b"\xff\xff\xff")
+        assert (code, details[:7]) == (grpc.StatusCode.INVALID_ARGUMENT, "request")
+        code, _ = await raw_call(stranger, "Start", b"\xff\xff\xff")
+        assert code is grpc.StatusCode.PERMISSION_DENIED
+    assert [line["event"] for line in server.audit()] == ["allowed", "denied"]
+
+
+async def test_a_long_error_arrives_shortened_with_its_status(server):
+    async with server.client("user_alpha") as alpha:
+        code, details = await code_of(alpha.status("x" * 50_000))
+    assert code is grpc.StatusCode.NOT_FOUND
+    assert 100 < len(details) < 3000
+
+
+async def test_a_call_that_cannot_be_recorded_is_refused(server, tmp_path):
+    (tmp_path / "audit.log").unlink()
+    (tmp_path / "audit.log").mkdir()
+    async with server.client("user_alpha") as alpha:
+        code, details = await code_of(alpha.start(pb.StartRequest()))
+    assert (code, "audit log" in details) == (grpc.StatusCode.UNAVAILABLE, True)
+    assert server.servicer.calls == []
+
+
 async def test_closing_ends_streams_with_unavailable(server):
     async with server.client("user_alpha") as alpha:
         stream = alpha.output("j", tail=True, give_up_after=0)
@@ -147,6 +186,26 @@ async def test_closing_ends_streams_with_unavailable(server):
         await asyncio.wait_for(server.servicer.output_ended.wait(), 5)
         with pytest.raises(Exception, match="shutting down"):
             await anext(stream)
+
+
+@pytest.mark.parametrize("messages", [1, 2, 5, 20])
+async def test_closing_ends_a_stream_in_the_middle_of_its_messages(server, messages):
+    async with server.client("user_alpha") as alpha:
+        call = alpha._stub.Output(pb.OutputRequest(job_id="endless"))
+        for _ in range(messages):
+            await call.read()
+        closing = asyncio.create_task(server.guard.close(5))
+        code, _ = await code_of(drain(call))
+        await closing
+    assert code is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_client_that_does_not_read_does_not_hold_up_closing(server):
+    async with server.client("user_alpha") as alpha:
+        call = alpha._stub.Output(pb.OutputRequest(job_id="endless"))
+        await call.read()
+        await server.guard.close(0.2)
+        await asyncio.wait_for(server.servicer.output_ended.wait(), 5)
 
 
 async def test_closing_ends_calls_that_wait_for_longer_than_the_patience(server):

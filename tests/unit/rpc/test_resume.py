@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from jobworker.rpc.resume import (
     LAST_DELAY,
     LONG_STREAM,
+    NOTICE_AFTER,
     OutputInterrupted,
     OutputProgress,
     never_connected,
@@ -226,3 +227,26 @@ def test_gRPC_says_in_words_that_there_was_no_connection(details):
 def test_a_connection_that_broke_was_one():
     assert not never_connected(failure(grpc.StatusCode.UNAVAILABLE, "Cancelling all calls"))
     assert not never_connected(AioRpcError(grpc.StatusCode.UNAVAILABLE, Metadata(), Metadata()))
+
+
+def test_an_interruption_is_to_be_told_of_once_and_only_if_it_takes_long():
+    progress = OutputProgress("id", tail=True)
+    told = []
+    for now in (0, NOTICE_AFTER / 2, NOTICE_AFTER, 2 * NOTICE_AFTER, 3 * NOTICE_AFTER):
+        progress.request(now)
+        progress.lost(now, LOST)
+        told.append(progress.must_notify(now))
+    assert told == [False, False, True, False, False]
+
+
+def test_the_next_interruption_is_to_be_told_of_again():
+    progress = OutputProgress("id", tail=True)
+    told = []
+    for begin in (0, 100):
+        for now in (begin, begin + NOTICE_AFTER):
+            progress.request(now)
+            progress.lost(now, LOST)
+        told.append(progress.must_notify(now))
+        progress.accept(data(progress.offset, b"x"))
+        assert not progress.must_notify(now)
+    assert told == [True, True]

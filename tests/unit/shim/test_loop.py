@@ -50,7 +50,9 @@ def test_unwatched_descriptor_calls_nobody(loop: Loop, pipe: tuple[int, int]) ->
     assert seen == ["end"]
 
 
-def test_handler_that_another_has_removed_in_the_same_round_is_not_called(loop: Loop) -> None:
+def test_handler_that_another_has_removed_in_the_same_round_is_not_called(
+    loop: Loop, capfd: pytest.CaptureFixture[str]
+) -> None:
     ends = [os.pipe() for _ in range(2)]
     called: list[int] = []
 
@@ -63,6 +65,7 @@ def test_handler_that_another_has_removed_in_the_same_round_is_not_called(loop: 
         os.write(write_end, b"a")
     loop.run_once()
     assert len(called) == 1
+    assert capfd.readouterr().err == ""
     for end in ends:
         os.close(end[0])
         os.close(end[1])

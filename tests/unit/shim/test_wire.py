@@ -22,6 +22,7 @@ LAUNCH = {
 }
 RECORD = {
     "job_id": "a",
+    "version": 1,
     "boot_id": "b",
     "pid": 7,
     "exit_code": 0,

@@ -1,0 +1,79 @@
+"""A job's output as one reader gets it, and how that stream ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from jobworker.errors import FailedPrecondition
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from jobworker.job.job import Job
+    from jobworker.job.state import JobStatus
+    from jobworker.output import Chunk, Follower
+
+
+@dataclass(frozen=True, slots=True)
+class OutputEnd:
+    """What is true at the end of a stream that stopped before byte `offset`.
+
+    `size` is that of the output: final if the job has finished, else what the stream has seen.
+    """
+
+    status: JobStatus
+    offset: int
+    size: int
+
+
+class OutputStream:
+    """An async iterator of chunks; ``with`` closes it if it is left early."""
+
+    def __init__(self, job: Job, follower: Follower, *, offset: int, tail: bool) -> None:
+        self._job = job
+        self._follower = follower
+        self._begun_at = offset
+        self._tail = tail
+        self._record = job.record
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        return await anext(self._follower)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up reading. Closing twice is fine."""
+        self._follower.close()
+
+    def end(self) -> OutputEnd:
+        """Return the end of the stream; only after its last chunk.
+
+        Raises FailedPrecondition if bytes that the job had written are gone: somebody has cut the
+        file after the job's end.
+        """
+        # Without tail the job may have ended since the stream began: the end speaks of the moment
+        # it began, and promises no bytes that the stream did not bring.
+        record = self._job.record if self._tail else self._record
+        reached = self._follower.offset
+        if record.output_size is None:
+            seen = min(reached, self._job.output_size() or 0)
+            return OutputEnd(record.status, reached, seen)
+        if self._begun_at <= reached < record.output_size:
+            raise FailedPrecondition(
+                f"cannot read all output of job {record.id}: it was {record.output_size} bytes "
+                f"long when the job ended, and only {reached} are there"
+            )
+        return OutputEnd(record.status, reached, record.output_size)

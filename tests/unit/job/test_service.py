@@ -1,0 +1,516 @@
+"""The Service on a fake kernel and a fake shim: what goes wrong at bad moments."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import sqlite3
+from dataclasses import replace
+
+import pytest
+
+from jobworker.cgroups import Limits
+from jobworker.errors import (
+    CommandNotFound,
+    JobNotFound,
+    RequestConflict,
+    ResourceExhausted,
+    ShimUnavailable,
+    Unavailable,
+)
+from jobworker.job import JobSpec, Reason, Service, State, StopPolicy
+from jobworker.shim import record as exit_records
+from jobworker.testing.cgroupfs import FakeCgroupTree
+from jobworker.testing.shim import FakeShim
+
+TRUE = JobSpec(command="true")
+
+
+class Host:
+    """The places, the fakes, and a service on them."""
+
+    def __init__(self, directory, shim):
+        self.directory = directory
+        self.log_dir = directory / "log"
+        self.shim = shim
+        self.tree = FakeCgroupTree()
+        self.changes = []
+
+    def service(self):
+        return Service(
+            log_dir=self.log_dir,
+            state_dir=self.directory / "state",
+            run_dir=self.directory / "run",
+            on_change=lambda change: self.changes.append(
+                (change.event, change.job.id, change.user)
+            ),
+            cgroups_service=self.tree.service(),
+            connect=self.shim.connect,
+        )
+
+    def on_change(self, change):
+        self.changes.append((change.event, change.job.id, change.user))
+
+    def left_behind(self):
+        jobs = [name for name in self.tree.cgroups() if name.count("/") > 0]
+        return [*self.log_dir.iterdir(), *jobs]
+
+    def write_exit_record(self, job_id, **how):
+        with contextlib.closing(_Directory(self.log_dir / job_id)) as directory:
+            exit_records.write_exit_record(directory.fd, self.shim.record(job_id, **how))
+
+    def registry(self, statement, *values):
+        with sqlite3.connect(self.directory / "state" / "jobs.db") as registry:
+            rows = registry.execute(statement, values).fetchall()
+        registry.close()
+        return rows
+
+
+class _Directory:
+    def __init__(self, path):
+        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def close(self):
+        os.close(self.fd)
+
+
+@pytest.fixture
+def host(tmp_path):
+    with FakeShim() as shim:
+        yield Host(tmp_path, shim)
+
+
+@pytest.fixture
+async def service(host):
+    async with host.service() as service:
+        yield service
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - no event tells of the insides
+            await asyncio.sleep(0)
+
+
+# Starts that fail
+
+
+async def test_a_refused_launch_leaves_nothing_behind(host, service):
+    host.shim.refusal = CommandNotFound("no")
+    with pytest.raises(CommandNotFound):
+        await service.start_job(TRUE)
+    assert host.left_behind() == []
+    assert host.registry("SELECT * FROM jobs") == []
+    assert host.changes == []
+
+
+@pytest.mark.parametrize(
+    ("operation", "pattern"), [("mkdir", "*jobworker/*-*"), ("write", "*memory.max")]
+)
+async def test_a_cgroup_that_cannot_be_made_leaves_nothing_behind(
+    host, service, operation, pattern
+):
+    host.tree.fail(pattern, errno.ENOSPC, operation)
+    with pytest.raises(Exception, match="cannot"):
+        await service.start_job(replace(TRUE, limits=Limits(memory_max=1 << 20)))
+    assert host.left_behind() == []
+    assert host.registry("SELECT * FROM jobs") == []
+
+
+async def test_an_empty_path_is_named(service):
+    with pytest.raises(CommandNotFound, match="PATH is empty"):
+        await service.start_job(replace(TRUE, env={"PATH": ""}))
+
+
+async def test_a_start_whose_shim_died_is_unavailable_and_leaves_nothing(host, service):
+    host.shim.refusal = ShimUnavailable("died")
+    with pytest.raises(ShimUnavailable):
+        await service.start_job(TRUE)
+    assert host.left_behind() == []
+
+
+async def test_a_start_that_cannot_be_cleaned_up_is_not_there_and_is_cleaned_up_by_the_retry(
+    host, service
+):
+    spec = replace(TRUE, request_id="r")
+    host.shim.refusal = CommandNotFound("no")
+    store_delete = service._store.delete
+    service._store.delete = failing(ResourceExhausted("disk full"))
+    with pytest.raises(CommandNotFound):
+        await service.start_job(spec)
+    ((job_id,),) = host.registry("SELECT id FROM jobs")
+    with pytest.raises(JobNotFound):
+        await service.fetch_job(job_id)
+    with pytest.raises(JobNotFound):
+        await asyncio.wait_for(service.stop_job(job_id), 5)
+    with pytest.raises(ResourceExhausted):
+        await service.start_job(spec)
+    service._store.delete = store_delete
+    job = await service.start_job(spec)
+    assert job.id != job_id
+    assert job.status.state is State.RUNNING
+
+
+def failing(error):
+    def fail(*_args):
+        raise error
+
+    return fail
+
+
+async def test_a_running_job_that_cannot_be_recorded_is_ended_and_forgotten(host, service):
+    service._store.update = failing(ResourceExhausted("disk full"))
+    with pytest.raises(ResourceExhausted):
+        await service.start_job(TRUE)
+    assert host.left_behind() == []
+    # The shim tells of its end; nobody is interested.
+    ((job_id, _),) = host.shim.launched.items()
+    host.shim.end(job_id, signal=9)
+    with pytest.raises(JobNotFound):
+        await service.fetch_job(job_id)
+
+
+# Requests
+
+
+async def test_equal_specifications_are_one_request_whatever_their_types(host, service):
+    one = await service.start_job(
+        replace(TRUE, request_id="r", timeout=1, stop=StopPolicy(signal=signal.SIGTERM))
+    )
+    other = await service.start_job(
+        replace(TRUE, request_id="r", timeout=1.0, stop=StopPolicy(signal=15))
+    )
+    assert other is one
+
+
+@pytest.mark.parametrize("change", [{"stdin": b"x"}, {"args": ("x",)}, {"env": {"A": "1"}}])
+async def test_a_different_specification_is_a_conflict(service, change):
+    await service.start_job(replace(TRUE, request_id="r"))
+    with pytest.raises(RequestConflict):
+        await service.start_job(replace(TRUE, request_id="r", **change))
+
+
+async def test_the_same_standard_input_is_the_same_request(service):
+    spec = replace(TRUE, request_id="r", stdin=b"x" * 1000)
+    assert (await service.start_job(spec)).id == (await service.start_job(spec)).id
+
+
+# Changes
+
+
+async def test_each_change_is_reported_once_also_if_the_caller_has_gone(host, service):
+    start = asyncio.create_task(service.start_job(replace(TRUE, request_id="r"), owner="alpha"))
+    await asyncio.sleep(0)
+    start.cancel()
+    await until(lambda: host.changes)
+    job = await service.start_job(replace(TRUE, request_id="r"), owner="alpha")
+    stop = asyncio.create_task(service.stop_job(job.id, user="beta"))
+    await until(lambda: host.shim.stops)
+    stop.cancel()
+    host.shim.end(job.id, signal=15, stopped=True)
+    await service.stop_job(job.id, user="gamma")
+    assert host.changes == [
+        ("started", job.id, "alpha"),
+        ("stopping", job.id, "beta"),
+        ("ended", job.id, ""),
+    ]
+
+
+# Ends
+
+
+async def test_an_end_that_overtakes_the_answer_counts(host, service):
+    launch = host.shim.clients[0].launch
+
+    async def launch_and_end(description, **fds):
+        launched = await launch(description, **fds)
+        host.shim.end(description.job_id, exit_code=3)
+        return launched
+
+    host.shim.clients[0].launch = launch_and_end
+    job = await service.start_job(TRUE)
+    assert (job.status.state, job.status.exit_code) == (State.EXITED, 3)
+    assert host.changes == [("started", job.id, ""), ("ended", job.id, "")]
+
+
+async def test_an_end_that_cannot_be_recorded_is_known_until_it_can(host):
+    async with host.service() as service:
+        job = await service.start_job(TRUE)
+        service._store.update = failing(ResourceExhausted("disk full"))
+        host.write_exit_record(job.id, exit_code=5)
+        host.shim.end(job.id, exit_code=5)
+        assert (await service.fetch_job(job.id)).status.exit_code == 5
+    async with host.service() as service:
+        assert (await service.fetch_job(job.id)).status.exit_code == 5
+        assert service._unrecorded == {}
+
+
+# Shims that die
+
+
+async def test_one_dead_shim_is_followed_by_one_connection(host, service):
+    job = await service.start_job(TRUE)
+    host.shim.unreachable = 2
+    host.shim.die()
+    await until(lambda: len(host.shim.connected) == 1)
+    await until(lambda: len(service._custody._orphans) == 1)
+    host.shim.kill(job.id)
+    await job.wait()
+    assert (job.status.state, job.status.reason) == (State.LOST, Reason.LOST)
+
+
+async def test_a_shim_that_dies_while_it_is_asked_is_replaced_once(host, service):
+    jobs = [await service.start_job(TRUE) for _ in range(3)]
+    asked = []
+
+    def die_at_the_second(job_id):
+        asked.append(job_id)
+        if len(asked) == 2:
+            host.shim.disconnect()
+
+    host.shim.before_attach = die_at_the_second
+    host.shim.disconnect()
+    await until(lambda: len(host.shim.clients) == 3 and len(asked) >= 5)
+    await service.start_job(TRUE)
+    assert len(host.shim.connected) == 1
+    assert {job.status.state for job in jobs} == {State.RUNNING}
+    assert service._custody._orphans == {}
+
+
+async def test_leaving_closes_every_connection(host):
+    async with host.service() as service:
+        await service.start_job(TRUE)
+        host.shim.disconnect()
+    assert host.shim.connected == []
+
+
+async def test_a_stop_is_sent_again_when_the_connection_broke(host, service):
+    job = await service.start_job(TRUE)
+    stop = host.shim.clients[0].stop
+
+    async def break_then_stop(*args, **kwargs):
+        host.shim.disconnect()
+        await stop(*args, **kwargs)
+
+    host.shim.clients[0].stop = break_then_stop
+    stopping = asyncio.create_task(service.stop_job(job.id, grace=7))
+    await until(lambda: host.shim.stops)
+    assert host.shim.stops == [(job.id, 15, 7)]
+    host.shim.end(job.id, signal=15, stopped=True)
+    assert (await stopping).status.state is State.STOPPED
+
+
+async def test_a_stop_reaches_a_job_whose_shim_died_meanwhile(host, service):
+    job = await service.start_job(TRUE)
+    stopping = asyncio.create_task(service.stop_job(job.id, grace=1000))
+    await until(lambda: host.shim.stops)
+    host.shim.die()
+    await until(lambda: service._custody._orphans)
+    host.shim.kill(job.id)
+    assert (await stopping).status.reason is Reason.STOPPED
+
+
+async def test_a_stop_of_a_job_that_nobody_knows_does_not_wait_for_ever(host, service):
+    job = await service.start_job(TRUE)
+    host.shim.launched.clear()
+    service._custody._reconcile = forgetful
+    with pytest.raises(Unavailable, match=job.id):
+        await asyncio.wait_for(service.stop_job(job.id), 5)
+
+
+async def forgetful(*_args):
+    pass
+
+
+async def test_an_orphans_time_limit_is_kept(host, service):
+    job = await service.start_job(replace(TRUE, timeout=0.1, stop=StopPolicy(grace=0)))
+    directory = service.cgroups.cgroup(job.id).path
+    host.shim.die()
+    await until(lambda: (f"{directory}/cgroup.kill", "1") in host.tree.writes)
+    host.shim.kill(job.id)
+    await job.wait()
+    assert (job.status.state, job.status.reason) == (State.STOPPED, Reason.TIMED_OUT)
+
+
+async def test_an_orphan_that_cannot_be_signalled_is_killed_all_the_same(host, service):
+    job = await service.start_job(TRUE)
+    directory = service.cgroups.cgroup(job.id).path
+    host.tree.fail("*cgroup.procs", errno.EIO, "read")
+    host.shim.die()
+    stopping = asyncio.create_task(service.stop_job(job.id, grace=0.05))
+    await until(lambda: (f"{directory}/cgroup.kill", "1") in host.tree.writes)
+    host.shim.kill(job.id)
+    assert (await stopping).status.reason is Reason.STOPPED
+
+
+async def test_an_orphan_whose_cgroup_cannot_be_removed_has_ended_and_says_so(host, service):
+    job = await service.start_job(TRUE)
+    host.tree.fail(f"*{job.id}", errno.EBUSY, "rmdir")
+    host.shim.die()
+    await until(lambda: service._custody._orphans)
+    host.shim.kill(job.id)
+    await job.wait()
+    assert job.status.state is State.LOST
+    assert "cannot remove the cgroup" in job.status.message
+
+
+# The next server
+
+
+async def test_a_job_of_an_earlier_server_is_taken_up_or_its_end_read(host):
+    async with host.service() as service:
+        running = await service.start_job(TRUE)
+        ended = await service.start_job(TRUE)
+    host.write_exit_record(ended.id, exit_code=9)
+    host.shim.end(ended.id, exit_code=9)
+    async with host.service() as service:
+        assert (await service.fetch_job(running.id)).status.state is State.RUNNING
+        assert (await service.fetch_job(ended.id)).status.exit_code == 9
+
+
+async def test_a_launch_that_was_not_recorded_is_taken_up(host):
+    async with host.service() as service:
+        job = await service.start_job(TRUE)
+    host.registry("UPDATE jobs SET state = 'pending', pid = NULL, started_at = NULL")
+    async with host.service() as service:
+        again = await service.fetch_job(job.id)
+        assert again.status.state is State.RUNNING
+        assert again.record.process is not None
+
+
+@pytest.mark.parametrize("damage", ["directory", "garbage", "empty"])
+async def test_an_unreadable_exit_record_loses_that_job_and_no_other(host, damage):
+    async with host.service() as service:
+        bad, good = [await service.start_job(TRUE) for _ in range(2)]
+    host.shim.launched.clear()
+    for job in (bad, good):
+        host.shim.kill(job.id)
+    path = host.log_dir / bad.id / "exit.json"
+    if damage == "directory":
+        path.mkdir()
+    else:
+        path.write_bytes(b"{garbage" if damage == "garbage" else b"")
+    host.write_exit_record(good.id, exit_code=2)
+    async with host.service() as service:
+        assert (await service.fetch_job(good.id)).status.exit_code == 2
+        lost = await service.fetch_job(bad.id)
+        await lost.wait()
+        assert lost.status.state is State.LOST
+        assert "exit record" in lost.status.message
+
+
+async def test_a_job_that_runs_is_not_ended_by_what_lies_in_its_directory(host):
+    """A job that runs as root can write there whatever it likes."""
+    async with host.service() as service:
+        one, two = [await service.start_job(TRUE) for _ in range(2)]
+    host.shim.launched.clear()
+    host.write_exit_record(one.id, exit_code=0)
+    (host.log_dir / two.id / "exit.json").mkdir()
+    async with host.service() as service:
+        for job in (one, two):
+            assert (await service.fetch_job(job.id)).status.state is State.RUNNING
+        host.shim.kill(two.id)
+        lost = await service.fetch_job(two.id)
+        await lost.wait()
+        assert lost.status.state is State.LOST
+
+
+async def test_an_exit_record_of_another_job_is_not_believed(host):
+    async with host.service() as service:
+        one, two = [await service.start_job(TRUE) for _ in range(2)]
+    host.shim.launched.clear()
+    host.shim.kill(one.id)
+    record = host.shim.record(two.id, exit_code=42)
+    with contextlib.closing(_Directory(host.log_dir / one.id)) as directory:
+        exit_records.write_exit_record(directory.fd, record)
+    async with host.service() as service:
+        lost = await service.fetch_job(one.id)
+        await lost.wait()
+        assert lost.status.state is State.LOST
+        assert (await service.fetch_job(two.id)).status.state is State.RUNNING
+
+
+async def test_the_cgroup_that_a_dying_shim_left_is_removed(host):
+    async with host.service() as service:
+        job = await service.start_job(TRUE)
+    host.write_exit_record(job.id, exit_code=5)
+    host.shim.end(job.id, exit_code=5)
+    assert f"jobworker/{job.id}" in host.tree.cgroups()
+    async with host.service() as service:
+        assert (await service.fetch_job(job.id)).status.exit_code == 5
+    assert f"jobworker/{job.id}" not in host.tree.cgroups()
+
+
+async def test_a_start_whose_execve_failed_after_the_server_died_leaves_nothing(host):
+    async with host.service() as service:
+        job = await service.start_job(TRUE)
+    host.registry("UPDATE jobs SET state = 'pending', pid = NULL, started_at = NULL")
+
+    def fail(_job_id):
+        raise CommandNotFound("no such command")
+
+    host.shim.before_attach = fail
+    async with host.service() as service:
+        with pytest.raises(JobNotFound):
+            await service.fetch_job(job.id)
+    assert host.left_behind() == []
+
+
+async def test_a_job_that_ran_before_it_was_recorded_is_lost_and_not_erased(host):
+    async with host.service() as service:
+        job = await service.start_job(TRUE)
+        service.cgroups.place_in_cgroup(service.cgroups.cgroup(job.id), 4711)
+    host.registry("UPDATE jobs SET state = 'pending', pid = NULL, started_at = NULL")
+    host.shim.launched.clear()
+    (host.log_dir / job.id / "output").write_bytes(b"said")
+    async with host.service() as service:
+        again = await service.fetch_job(job.id)
+        assert not again.finished
+        host.tree.exit(4711)
+        await again.wait()
+        assert again.status.state is State.LOST
+        assert await again.output() == b"said"
+
+
+async def test_a_launch_that_hangs_keeps_no_server_from_starting(host, monkeypatch):
+    monkeypatch.setattr("jobworker.job.custody._RECONCILE_PATIENCE", 0.05)
+    async with host.service() as service:
+        hung, good = [await service.start_job(TRUE) for _ in range(2)]
+    host.shim.hanging.add(hung.id)
+    async with host.service() as service:
+        assert good.id in service._custody._pidfds
+        assert (await service.fetch_job(hung.id)).status.state is State.RUNNING
+
+
+async def test_a_shim_that_hangs_makes_calls_unavailable(host, service, monkeypatch):
+    monkeypatch.setattr("jobworker.job.custody._STOP_PATIENCE", 0.05)
+    monkeypatch.setattr("jobworker.job.custody._LAUNCH_PATIENCE", 0.05)
+    job = await service.start_job(TRUE)
+    host.shim.hanging.add("")
+    with pytest.raises(ShimUnavailable, match="stop"):
+        await service.stop_job(job.id)
+    with pytest.raises(ShimUnavailable, match="execute"):
+        await service.start_job(TRUE)
+    assert [path.name for path in host.log_dir.iterdir()] == [job.id]
+
+
+async def test_a_start_that_cannot_be_removed_keeps_no_server_from_starting(host):
+    async with host.service() as service:
+        stuck, good = [await service.start_job(TRUE) for _ in range(2)]
+    host.registry("UPDATE jobs SET state = 'pending', pid = NULL WHERE id = ?", stuck.id)
+    del host.shim.launched[stuck.id]
+    (host.log_dir / stuck.id / "something else").touch()
+    async with host.service() as service:
+        assert (await service.fetch_job(good.id)).status.state is State.RUNNING
+        with pytest.raises(JobNotFound):
+            await service.fetch_job(stuck.id)
+
+
+async def test_a_server_that_cannot_reach_a_shim_does_not_start_and_holds_no_lock(host):
+    host.shim.unreachable = 1
+    with pytest.raises(ShimUnavailable):
+        async with host.service():
+            pass
+    async with host.service():
+        pass
