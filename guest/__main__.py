@@ -64,19 +64,21 @@ def _parse() -> argparse.Namespace:
         help="end the guest after that time; 900 by default",
     )
     run.add_argument("command", nargs="+", help="what to run, in the directory of the checkout")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.action == "shell" and not sys.stdin.isatty():
+        parser.error("a shell needs a terminal; for a command there is: python -m guest run")
+    return arguments
 
 
 def _shell(guest: Guest) -> int:
-    if not sys.stdin.isatty():
-        raise CannotRun("a shell needs a terminal; for a command there is: python -m guest run")
     print(
         "A shell in a guest. It sees the host's files; what it writes is lost at its end.\n"
-        "`exit` leaves it. If it hangs: Ctrl-A X. The scratch disk is /dev/vda."
+        "`exit` leaves it; Ctrl-A X does too if it hangs. The scratch disk is /dev/vda."
     )
     width, height = shutil.get_terminal_size()
     prepare = f'stty rows {height} cols {width}; exec "${{SHELL:-/bin/sh}}"'
-    return guest.shell(["/bin/sh", "-c", prepare]).status
+    guest.shell(["/bin/sh", "-c", prepare])
+    return 0
 
 
 def _run(guest: Guest, arguments: argparse.Namespace) -> int:

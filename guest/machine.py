@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from guest import hot, initramfs, packages
 from guest.cache import CHECKOUT
+from guest.failure import GuestFailed
 from guest.initramfs import DIRECTORY, EXECUTABLE, Entry
 from guest.outcome import Ended, Report, judge
 
@@ -35,7 +36,7 @@ CONSOLE_KEPT: Final = 2**20
 """Characters of the console, from its end, that are looked at when the guest has ended."""
 
 PASSED_ON: Final = (
-    *("PATH", "HOME", "LANG", "LC_ALL", "TERM", "COLUMNS"),
+    *("PATH", "HOME", "SHELL", "LANG", "LC_ALL", "TERM", "COLUMNS"),
     *("PYTHONPATH", "CI", "NO_COLOR", "FORCE_COLOR", "PYTHONUNBUFFERED", "PYTEST_ADDOPTS"),
 )
 """Variables that the command has from the host; everything else stays there."""
@@ -66,19 +67,18 @@ class Guest:
             ended = _watch([*qemu, "-chardev", "stdio,id=console,signal=off"], time_limit, show)
             return judge(ended, report.read_bytes() if report.exists() else b"")
 
-    def shell(self, command: list[str]) -> Report:
-        """Run an interactive command on this terminal. Raises GuestFailed."""
-        with self._prepared(command, interactive=True) as (directory, qemu):
-            log = directory / "console"
+    def shell(self, command: list[str]) -> None:
+        """Run an interactive command on this terminal. Raises GuestFailed if QEMU fails."""
+        with self._prepared(command, interactive=True) as (_directory, qemu):
             # With mux, Ctrl-A X ends QEMU, and Ctrl-C goes to the guest.
-            console = f"stdio,id=console,mux=on,signal=off,logfile={log}"
-            with subprocess.Popen([*qemu, "-chardev", console]) as process:
-                try:
-                    status = process.wait()
-                finally:
-                    process.kill()
-            text = log.read_text(encoding="utf-8", errors="replace")
-            return judge(Ended(status, text), (directory / "report").read_bytes())
+            process = subprocess.Popen([*qemu, "-chardev", "stdio,id=console,mux=on,signal=off"])
+            try:
+                status = process.wait()
+            finally:
+                process.kill()
+                process.wait()
+            if status != 0:
+                raise GuestFailed(f"QEMU ended with status {status}")
 
     @contextmanager
     def _prepared(

@@ -35,11 +35,11 @@ UPTIME_AT_FIRST_TEST = pytest.StashKey[float]()
 # The guest
 
 
-@pytest.fixture(scope="session", autouse=True)
-def guest() -> None:
-    """End the run with one message if this is no guest: jobs would meet the machine's limits."""
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """End the run with one message if this is no guest; note when the first test begins."""
     if "GUEST_OUTPUT" not in os.environ:
         pytest.exit("these tests run in a guest: make guest-test", returncode=1)
+    item.config.stash.setdefault(UPTIME_AT_FIRST_TEST, _uptime())
 
 
 @pytest.fixture(scope="session")
@@ -145,11 +145,6 @@ def figures(pytestconfig: pytest.Config) -> Callable[..., None]:
         recorded.append(Figure(limit, file, asked, measured, verdicts[holds]))
 
     return record
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Note when the first test begins."""
-    item.config.stash.setdefault(UPTIME_AT_FIRST_TEST, _uptime())
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
