@@ -32,6 +32,16 @@ FIGURES = pytest.StashKey[list[Figure]]()
 UPTIME_AT_FIRST_TEST = pytest.StashKey[float]()
 
 
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker by which `mutants` finds the tests of a limit."""
+    config.addinivalue_line(
+        "markers",
+        "proves(limit, file): fails if the limit (in that file, if it has several) is not applied",
+    )
+
+
 # The guest
 
 
@@ -110,8 +120,8 @@ class Jobs:
 
     async def close(self) -> None:
         """Kill what still runs."""
-        for job_id in self._started:
-            await self._client.stop(job_id, grace=0)
+        while self._started:
+            await self._client.stop(self._started.pop(), grace=0)
 
 
 @pytest.fixture
