@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from jobworker.cgroups import parse
+from jobworker.cgroups import parse, protection
 from jobworker.cgroups.cgroup import Cgroup
 from jobworker.cgroups.controllers import CONTROLLERS, Controller, Hierarchy, diagnose, unbound
 from jobworker.cgroups.devices import Devices
@@ -142,6 +142,8 @@ class Service:
         self._make(cgroup)
         try:
             self._apply(cgroup, wanted)
+            if protection.wanted(limits):
+                self._claim_protection(job_id)
         except BaseException as error:
             try:
                 cgroup.remove()
@@ -160,9 +162,18 @@ class Service:
     def remove_cgroup(self, job_id: str) -> None:
         """Remove a job's cgroup, and those nested in it; one that is missing is fine.
 
-        Raises OSError with EBUSY if there are still processes in it.
+        Raises OSError with EBUSY if there are still processes in it, or parse.MalformedText.
         """
         self.cgroup(job_id).remove()
+        self.release_protection()
+
+    def release_protection(self) -> None:
+        """Take back the protection of memory that jobs had which are gone.
+
+        To be called when a job has ended: what it had protected would go to jobs that asked for
+        none. Raises OSError or parse.MalformedText.
+        """
+        protection.release(str(self.directory), self._files)
 
     def place_in_cgroup(self, cgroup: Cgroup, pid: int) -> None:
         """Move a process into a cgroup. Raises OSError (ESRCH if there is no such process).
@@ -375,6 +386,15 @@ class Service:
             raise ControllerUnavailable(
                 f"cannot {_to_apply(limit, cgroup.id)}: this kernel does not have {needs}"
             )
+
+    def _claim_protection(self, job_id: str) -> None:
+        try:
+            protection.claim(str(self.directory), self._files)
+        except (OSError, parse.MalformedText) as error:
+            raise LimitNotApplied(
+                f"cannot protect memory of job {job_id}: {self.directory} could not be given as "
+                f"much protection as its jobs have: {error}"
+            ) from error
 
     def _write(self, cgroup: Cgroup, setting: Setting) -> None:
         try:

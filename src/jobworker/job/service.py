@@ -272,8 +272,15 @@ class Service:
             # The next start reads the exit record again; until then memory knows.
             log.exception("cannot record the end of job %s in the registry", job.id)
             self._unrecorded[job.id] = job
+        self._release_protection()
         job.publish(record)
         self._on_change(Change("ended", job))
+
+    def _release_protection(self) -> None:
+        try:
+            self.cgroups.release_protection()
+        except (OSError, ValueError):
+            log.exception("memory that ended jobs had protected stays so; trying again later")
 
     async def _settle(self) -> None:
         """Let the launches under way come to their end; an execve that hangs is not waited for."""
