@@ -32,8 +32,6 @@ FIGURES = pytest.StashKey[list[Figure]]()
 UPTIME_AT_FIRST_TEST = pytest.StashKey[float]()
 
 
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker by which `mutants` finds the tests of a limit."""
     config.addinivalue_line(
