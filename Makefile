@@ -19,7 +19,10 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 PROTO_PATH := jobworker/rpc/v1=proto/jobworker/v1
 PROTO := jobworker/rpc/v1/jobworker.proto
 GENERATED := jobworker_pb2.py jobworker_pb2.pyi jobworker_pb2_grpc.py jobworker_pb2_grpc.pyi
-SCRIPTS := .ci/run demo/run demo/serve demo/common.bash guest/init guest/start
+SCRIPTS := .ci/run demo/run demo/serve demo/clean-serve demo/common.bash guest/init guest/start
+
+# Where `make serve` listens: `make serve LISTEN=localhost:0` takes a free port.
+LISTEN ?= localhost:50051
 
 # COVERAGE=1 measures the tests; REPORTS=DIR keeps a JUnit report of each tier there.
 COVERAGE ?=
@@ -40,9 +43,9 @@ setup: $(READY) ## Make .venv with everything pinned in constraints.txt
 
 $(READY): pyproject.toml constraints.txt
 	$(say) 'setting up $(VENV)'
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo 'jobworker needs Python 3.11 or later; $(PYTHON) is' \
-	        "$$($(PYTHON) -V 2>&1 || true)." \
+	        "$$($(PYTHON) -V 2>/dev/null || echo 'not there')." \
 	        'Name another: make setup PYTHON=python3.12' >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	    echo 'cannot make $(VENV): $(PYTHON) has no venv module that works.' \
@@ -71,13 +74,24 @@ constraints: ## Refresh constraints.txt: the newest releases that pyproject.toml
 
 # Seeing it work ---------------------------------------------------------------------------------
 
+# What needs root says so before anything is made.
+check_host = @program=$@; . demo/common.bash; check_host
+
 .PHONY: demo
-demo: $(CERTS) ## Show the main features with a server of its own; leaves nothing behind
+demo: ## Show the main features with a server of its own; leaves nothing behind
+	$(check_host)
+	@$(MAKE) --silent certs
 	@demo/run
 
 .PHONY: serve
-serve: $(CERTS) ## Run a server in the foreground, with its directories in .serve/
-	@demo/serve
+serve: ## Run a server in the foreground, with its directories in .serve/
+	$(check_host)
+	@$(MAKE) --silent certs
+	@LISTEN='$(LISTEN)' demo/serve
+
+.PHONY: clean-serve
+clean-serve: ## End the jobs of `make serve`, and remove .serve/
+	@demo/clean-serve
 
 .PHONY: certs
 certs: $(CERTS) ## Make a development CA and certificates in certs/, unless they are there
@@ -121,8 +135,10 @@ GUEST_PYTEST = $(BIN)/python \
 
 .PHONY: guest-test
 guest-test: $(READY) ## Prove the limits on a kernel with every controller, in a virtual machine
+ifndef ARGS
 	$(say) 'the guest seen from the host'
 	@$(call PYTEST,harness) || { echo 'the guest does not work as it should' >&2; exit 1; }
+endif
 	$(say) 'guest tests'
 	@$(BIN)/python -m guest run --output $(GUEST_REPORTS) -- $(GUEST_PYTEST) || { \
 	    echo 'guest tests failed. One of them again: make guest-test' \
@@ -135,13 +151,17 @@ guest: $(READY) ## Open a shell in that virtual machine, on the files of this on
 .PHONY: coverage
 coverage: $(READY) ## Run all tests measured, and print what they do not reach
 	@$(BIN)/python -m coverage erase
-	@$(MAKE) test COVERAGE=1
-	$(say) 'coverage (the shim runs in isolated mode, so only its unit tests are measured)'
-	@$(BIN)/python -m coverage combine -q . $(if $(wildcard $(GUEST_REPORTS)),$(GUEST_REPORTS))
-	@$(BIN)/python -m coverage report
+	@status=0; $(MAKE) test COVERAGE=1 || status=$$?; \
+	echo '== coverage (the shim runs in isolated mode, so only its unit tests are measured)'; \
+	$(BIN)/python -m coverage combine -q . $(if $(wildcard $(GUEST_REPORTS)),$(GUEST_REPORTS)) \
+	    || status=$$?; \
+	$(BIN)/python -m coverage report || status=$$?; \
+	exit "$$status"
 
 .PHONY: bench
-bench: $(READY) ## Measure, each figure against a bare one in the same run (needs root)
+bench: ## Measure, each figure against a bare one in the same run (needs root)
+	$(check_host)
+	@$(MAKE) --silent setup
 	@$(BIN)/python -m bench $(ARGS)
 
 # Source code ------------------------------------------------------------------------------------
@@ -184,7 +204,7 @@ check-proto: $(READY) ## Check that the generated code is what proto/ says
 	done
 
 .PHONY: clean
-clean: ## Remove .venv, caches and reports; keeps certs/ and .serve/
+clean: ## Remove .venv, caches and reports; keeps certs/, and .serve/ (make clean-serve)
 	@rm -rf $(VENV) dist reports htmlcov .coverage .coverage.* .pytest_cache .mypy_cache \
 	    .ruff_cache .import_linter_cache .hypothesis
 	@find src tests bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

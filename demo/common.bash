@@ -2,12 +2,54 @@
 # shellcheck shell=bash
 
 # program: the name of the make target, for messages.
-program=$(basename "$0")
+program=${program:-$(basename "$0")}
 [[ $program != run ]] || program=demo
 
 cannot() {
     printf 'make %s: %s\n' "$program" "$*" >&2
     exit 1
+}
+
+# eventually COMMAND…: wait until it succeeds; give up after 10 seconds.
+eventually() {
+    local tries
+    for ((tries = 0; tries < 200; tries++)); do
+        if "$@"; then return 0; fi
+        sleep 0.05
+    done
+    return 1
+}
+
+# serve_cgroup: the name of the cgroup of this checkout's `make serve`.
+serve_cgroup() { printf 'jobworker-serve-%s' "$(pwd | cksum | cut -d' ' -f1)"; }
+
+# find_cgroup NAME: print the path of the directory NAME in a mounted cgroup v2 hierarchy.
+find_cgroup() {
+    local mount
+    while read -r mount; do
+        mount=$(printf '%b' "$mount")
+        if [[ -d $mount/$1 ]]; then
+            printf '%s' "$mount/$1"
+            return
+        fi
+    done < <(awk '$3 == "cgroup2" { print $2 }' /proc/self/mounts)
+    return 1
+}
+
+is_empty() { grep -q 'populated 0' "$1/cgroup.events"; }
+shim_is_gone() { [[ ! -e $1/shim.lock ]] || flock --nonblock "$1/shim.lock" true; }
+
+# end_jobs CGROUP RUN_DIR: kill the jobs that are left, wait for their shim, remove the cgroup.
+end_jobs() {
+    echo 1 >"$1/cgroup.kill"
+    eventually is_empty "$1" && eventually shim_is_gone "$2" &&
+        find "$1" -depth -type d -exec rmdir {} \;
+}
+
+# remove_directory DIR: remove it, and the cgroup2 that make_cgroup may have mounted in it.
+remove_directory() {
+    if mountpoint -q "$1/cgroup2"; then umount "$1/cgroup2" || return; fi
+    rm -rf --one-file-system "$1"
 }
 
 # make_cgroup NAME DIR: make the directory NAME (or keep it) in a cgroup v2 hierarchy and print its

@@ -6,6 +6,7 @@ Nothing in it is precious: removing the directory costs a download.
 from __future__ import annotations
 
 import fcntl
+import lzma
 import os
 import shutil
 import subprocess
@@ -64,20 +65,23 @@ class Cache:
         (path,) = (self.unpacked / "lib" / "modules").iterdir()
         return path
 
-    def module_files(self, names: Iterable[str]) -> list[Path]:
-        """Return the files of kernel modules and of what they need, in the order to load them."""
+    def load_order(self, names: Iterable[str]) -> list[bytes]:
+        """Return kernel modules and what they need, in the order to load them."""
         command = [packages.program("modprobe"), "--show-depends", "-d", str(self.unpacked)]
         command += ["-S", self.modules.name, "--all", *names]
         listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         lines = listing.splitlines()  # "insmod /path ", or "builtin name"
         files = [line.partition(" ")[2].strip() for line in lines if line.startswith("insmod ")]
-        return [Path(file) for file in dict.fromkeys(files)]
+        return [_module(Path(file)) for file in dict.fromkeys(files)]
 
     def _fill(self) -> None:
         fresh = Path(mkdtemp(dir=self.directory))
         try:
             packages.unpack(packages.dependency(KERNEL_PACKAGE), fresh)
             packages.unpack(BUSYBOX_PACKAGE, fresh)
+            for name in ("bin", "lib"):  # Debian 13 has its files below /usr alone.
+                if not (fresh / name).exists():
+                    (fresh / name).symlink_to(f"usr/{name}")
             (image,) = (fresh / "boot").glob("vmlinuz-*")
             (fresh / "kernel").write_bytes(bzimage.decompressed(image.read_bytes()))
             (modules,) = (fresh / "lib" / "modules").iterdir()
@@ -88,3 +92,8 @@ class Cache:
         except BaseException:
             shutil.rmtree(fresh)
             raise
+
+
+def _module(file: Path) -> bytes:
+    content = file.read_bytes()
+    return lzma.decompress(content) if file.suffix == ".xz" else content  # xz since Debian 13

@@ -95,7 +95,7 @@ class Guest:
     def _initramfs(self, command: list[str], interactive: bool) -> bytes:
         kept = [CHECKOUT, self.cache.directory, Path(sys.prefix), Path(sys.base_prefix)]
         kept = [path for path in kept if not any(other in path.parents for other in kept)]
-        modules = enumerate(self.cache.module_files(MODULES))
+        modules = enumerate(self.cache.load_order(MODULES))
         return initramfs.pack(
             [
                 Entry("init", (HERE / "init").read_bytes(), EXECUTABLE),
@@ -103,10 +103,7 @@ class Guest:
                 Entry("guest/start", (HERE / "start").read_bytes(), EXECUTABLE),
                 Entry("guest/settings", self._settings(command, interactive).encode()),
                 Entry("guest/keep", "".join(f"{path}\n" for path in kept).encode()),
-                *(
-                    Entry(f"guest/modules/{number:02}-{path.name}", path.read_bytes())
-                    for number, path in modules
-                ),
+                *(Entry(f"guest/modules/{number:02}", module) for number, module in modules),
                 Entry("hot", mode=DIRECTORY),
                 *(_copy(path) for path in hot.paths(CHECKOUT)),
             ]

@@ -61,6 +61,10 @@ class WorkingDirectoryUnusable(FailedPrecondition):
     """Raised when the working directory is missing, is no directory, or may not be entered."""
 
 
+class LaunchFailed(FailedPrecondition):
+    """Raised when a job that somebody asks about turns out not to have been started."""
+
+
 class UserNotFound(FailedPrecondition):
     """Raised when the host has no such user."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,21 +16,27 @@ from tests.support.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """End the run with one message if there is nowhere to make cgroups."""
+    here = Path(__file__).parent
+    if session.config.option.collectonly or not any(here in i.path.parents for i in session.items):
+        return
+    try:
+        with hierarchy():
+            pass
+    except Unusable as missing:
+        raise pytest.UsageError(
+            f"the e2e tests cannot run here. They need {missing}. The unit tests need nothing of "
+            "the kind: make test-unit"
+        ) from None
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cgroup_mount() -> Iterator[Path]:
-    """A cgroup2 mount that can be written; end the run with one message if there is none."""
-    with contextlib.ExitStack() as stack:
-        try:
-            mount = stack.enter_context(hierarchy())
-        except Unusable as missing:
-            pytest.exit(
-                f"the e2e tests cannot run here. They need {missing}. The unit tests need nothing "
-                "of the kind: make test-unit",
-                returncode=1,
-            )
+    """A cgroup2 mount that can be written."""
+    with hierarchy() as mount:
         yield mount
 
 

@@ -41,6 +41,8 @@ async def test_start_status_output_stop(server):
         assert running.job.owner == "user_alpha"
         assert running.job.pid > 0
 
+        while not joined(await read(client, started.job_id)):
+            pass
         await client.stop(started.job_id)
         stopped = (await client.status(started.job_id)).status
         assert (stopped.status, stopped.reason) == (pb.STATUS_STOPPED, pb.REASON_STOPPED)

@@ -92,6 +92,16 @@ def test_user_makes_a_certificate_for_one_more_user_and_keeps_it(init, directory
     assert content(directory) == before
 
 
+def test_user_with_force_gets_a_new_certificate(init, directory):
+    init()
+    assert jobworker("certs", "user", "carol", directory).returncode == 0
+    before = content(directory)
+    assert jobworker("certs", "user", "--force", "carol", directory).returncode == 0
+    after = content(directory)
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"carol.crt", "carol.key"}
+
+
 @pytest.mark.parametrize("name", ["../carol", "ca", "jobworker", ""])
 def test_user_refuses_what_cannot_be_a_user(init, directory, name):
     init()

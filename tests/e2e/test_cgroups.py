@@ -23,7 +23,7 @@ import pytest
 from jobworker.cgroups import Cgroup, DeviceLimit, Limits, Service
 from jobworker.cgroups.controllers import CONTROLLERS
 from jobworker.cgroups.files import Files
-from jobworker.errors import ControllerUnavailable, InvalidArgument
+from jobworker.errors import CgroupUnavailable, ControllerUnavailable, InvalidArgument
 from jobworker.testing.contract import CORE_CHECKS, Site
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -220,6 +220,145 @@ def test_kill_takes_a_frozen_cgroup(
     cgroup.kill()
 
     assert end_of(process) == -signal.SIGKILL
+
+
+def nest(cgroup: Cgroup, levels: int) -> int:
+    """Nest cgroups deeper than a path can say, and return a descriptor of the innermost."""
+    for file in ("cgroup.max.depth", "cgroup.max.descendants"):
+        Files().write(f"{cgroup.path}/{file}", "max")
+    fd = cgroup.open()
+    for _ in range(levels):
+        name = "x" * 200
+        os.mkdir(name, dir_fd=fd)
+        below = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    return fd
+
+
+def test_cgroups_nested_deeper_than_a_path_can_be_are_signalled_and_removed(
+    service: Service, spawn: Callable[..., subprocess.Popen[bytes]]
+):
+    cgroup = service.create_cgroup(job_id())
+    process = spawn("sleep", "1000")
+    innermost = nest(cgroup, 40)
+    procs = os.open("cgroup.procs", os.O_WRONLY, dir_fd=innermost)
+    os.write(procs, str(process.pid).encode())
+    os.close(procs)
+    os.close(innermost)
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    assert cgroup.processes() == [process.pid]
+    with pytest.raises(OSError, match="still has processes") as caught:
+        cgroup.remove()
+    assert "38 more" in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+    assert cgroup.signal(signal.SIGTERM) == 1
+
+    assert end_of(process) == -signal.SIGTERM
+    wait_until(lambda: not cgroup.populated())
+    cgroup.remove()
+    assert not Path(cgroup.path).exists()
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+
+def test_job_cannot_nest_without_end(service: Service):
+    cgroup = service.create_cgroup(job_id())
+    deepest = Path(cgroup.path, *["x"] * 32)
+    deepest.mkdir(parents=True)
+
+    with pytest.raises(BlockingIOError):
+        deepest.joinpath("x").mkdir()
+
+
+def test_walk_of_too_many_cgroups_comes_to_an_end(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+):
+    cgroup = service.create_cgroup(job_id())
+    for number in range(20):
+        Path(cgroup.path, str(number), "nested").mkdir(parents=True)
+    monkeypatch.setattr("jobworker.cgroups.files.MAX_NESTED", 30)
+
+    assert len(list(Files().walk(cgroup.path))) == 31
+    with pytest.raises(OSError, match="still holds others") as caught:
+        cgroup.remove()
+
+    assert caught.value.errno == errno.EBUSY
+    cgroup.remove()
+    assert not Path(cgroup.path).exists()
+
+
+@pytest.mark.parametrize("option", [("-t", "tmpfs", "none"), ("--bind", "{other}")])
+def test_what_is_mounted_over_a_nested_cgroup_is_left_alone(
+    service: Service,
+    spawn: Callable[..., subprocess.Popen[bytes]],
+    option: tuple[str, ...],
+):
+    cgroup, other = service.create_cgroup(job_id()), service.create_cgroup(job_id())
+    process = spawn("sleep", "1000")
+    other.place(process.pid)
+    kept = Path(other.path, "kept")
+    kept.mkdir()
+    nested = Path(cgroup.path, "nested")
+    nested.mkdir()
+    mount = [each.format(other=other.path) for each in option]
+    subprocess.run(["mount", *mount, nested], check=True)
+    try:
+        if not nested.joinpath("kept").exists():
+            nested.joinpath("kept").mkdir()
+
+        assert cgroup.processes() == []
+        with pytest.raises(OSError, match=r"still holds others \('nested'\)"):
+            cgroup.remove()
+
+        assert nested.joinpath("kept").is_dir()
+    finally:
+        subprocess.run(["umount", nested], check=True)
+
+
+def make_threaded(cgroup: Cgroup) -> None:
+    Files().write(f"{cgroup.path}/cgroup.type", "threaded")
+
+
+def test_threaded_cgroup_is_signalled_and_killed(
+    root: Path, spawn: Callable[..., subprocess.Popen[bytes]]
+):
+    """Its cgroup.kill answers EOPNOTSUPP, and so does its cgroup.procs."""
+    cgroup = Cgroup(root / "threaded")
+    Path(cgroup.path).mkdir()
+    make_threaded(cgroup)
+    first, second = spawn("sleep", "1000"), spawn("sleep", "1000")
+    for process in (first, second):
+        cgroup.place(process.pid)
+    assert cgroup.processes() == sorted([first.pid, second.pid])
+
+    assert cgroup.signal(signal.SIGTERM) == 2
+    assert end_of(first) == end_of(second) == -signal.SIGTERM
+
+    third = spawn("sh", "-c", "while :; do sleep 1000 & sleep 0.001; done")
+    cgroup.place(third.pid)
+    wait_until(lambda: len(cgroup.processes()) > 3)
+    cgroup.kill()
+    assert end_of(third) == -signal.SIGKILL
+    wait_until(lambda: not cgroup.populated())
+
+
+def test_no_cgroup_becomes_threaded_or_the_next_start_says_which(service: Service):
+    """Which of the two depends on whether the machine has controllers of domains for us."""
+    culprit, identity = service.create_cgroup(job_id()), job_id()
+    enabled = Path(service.directory, "cgroup.subtree_control").read_text().split()
+    if {"memory", "io"} & set(enabled):
+        with pytest.raises(OSError, match="not supported"):
+            make_threaded(culprit)
+        return
+    make_threaded(culprit)
+
+    with pytest.raises(CgroupUnavailable, match=f"{culprit.id} beside it has been made threaded"):
+        service.create_cgroup(identity)
+
+    assert not (service.directory / identity).exists()
+    culprit.remove()
+    assert service.create_cgroup(identity).processes() == []
 
 
 def test_usage_tells_cpu_time_without_any_controller(

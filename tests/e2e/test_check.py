@@ -35,6 +35,7 @@ def check(place, cgroup_root):
     def run(*options, as_nobody=False, **places):
         settings = {
             "config": config,
+            "listen": "localhost:0",
             "cert": place / "certs" / "jobworker.crt",
             "key": place / "certs" / "jobworker.key",
             "ca": place / "certs" / "ca.crt",
@@ -68,6 +69,7 @@ def test_a_host_that_is_ready_is_said_to_be_and_is_left_as_it_is(check, place, c
         "cgroups:",
         "certificates:",
         "directories:",
+        "network:",
         "jobs can run here",
     ]
     assert sorted(path.name for path in place.iterdir()) == ["certs", "jobworker.toml"]
@@ -93,7 +95,9 @@ def test_a_cgroup_root_that_cannot_be_one_is_named(check, place):
     done = check("--format", "json", cgroup_root=place)
     assert done.returncode == 1
     assert str(place) in findings(done, "failed")["hierarchy"]
-    assert check(cgroup_root=place).stdout.splitlines()[-1] == "jobs cannot run here, see: failed"
+    assert (
+        check(cgroup_root=place).stdout.splitlines()[-1] == "jobs cannot run here; see what failed"
+    )
 
 
 def test_another_user_is_told_what_it_may_not_use(check, place):
@@ -179,7 +183,7 @@ def test_a_directory_without_room_is_a_failure(check, mount):
         file.write(bytes(1024 * 1024))
     done = check("--format", "json", log_dir=directory)
     assert done.returncode == 1
-    assert findings(done, "failed") == {"log": f"{directory} 0 MiB free"}
+    assert findings(done, "failed") == {"log": f"{directory}: 0 MiB free"}
 
 
 def test_a_directory_with_little_room_is_a_note(check, mount):

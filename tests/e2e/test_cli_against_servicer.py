@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 import pytest
@@ -203,6 +203,33 @@ async def test_stop_is_silent_and_sends_the_grace(cli, service):
     assert job.finished
 
 
+class Patient(ScriptedService):
+    """Does not come to the end of a Stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stopping = asyncio.Event()
+
+    async def Stop(self, request: pb.StopRequest, context: Any) -> pb.StopResponse:
+        self.stopping.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_ctrl_c_while_a_job_is_stopped_says_that_the_stop_goes_on(cli, serve):
+    service = Patient()
+    cli.url = (await serve(service)).url
+    process = await cli.start("stop", "x")
+    await asyncio.wait_for(service.stopping.wait(), 20)
+    process.send_signal(signal.SIGINT)
+    result = await finish(process)
+    assert result.status == 130
+    assert result.stderr == (
+        "jobworker-cli: interrupted; the server goes on stopping the job if the request has "
+        "reached it: jobworker-cli status x says whether it has ended\n"
+    )
+
+
 async def test_stop_as_json_says_which(cli, service):
     job_id = service.add().job.id
     result = await cli("--format", "json", "stop", job_id)
@@ -219,7 +246,84 @@ async def test_status_is_for_people_or_json(cli, service):
     assert json.loads(result.stdout)["job"]["id"] == job_id
 
 
-@pytest.mark.parametrize("command", ["stop", "status", "output"])
+async def test_update_sends_what_is_given_and_shows_what_is_in_force(cli, service):
+    service.warnings = ["memory_high is above memory_max"]
+    job = service.add(status=RUNNING)
+    job.job.limits.pids_max = 9
+    result = await cli("update", "--memory-max", "1G", "--no-memory-oom-group", job.job.id)
+    assert service.requests[-1].limits == pb.Limits(memory_max=2**30, memory_oom_group=False)
+    shown = result.stdout.decode().splitlines()
+    assert shown == ["memory-max 1 GiB", "memory-oom-group no", "pids-max 9"]
+    assert result.stderr == "jobworker-cli: warning: memory_high is above memory_max\n"
+    assert result.status == 0
+
+
+async def test_update_as_json(cli, service):
+    job_id = service.add(status=RUNNING).job.id
+    result = await cli("update", "--format", "json", "--pids-max", "max", job_id)
+    assert json.loads(result.stdout)["limits"]["pids_max"] == 2**64 - 1
+
+
+async def test_a_refused_update_is_a_sentence(cli, service):
+    job_id = service.add(status=RUNNING).job.id
+    why = "cannot apply pids.max to job x: the kernel refused '9': Invalid argument"
+    service.refusals["UpdateLimits"] = [Refusal(grpc.StatusCode.FAILED_PRECONDITION, why)]
+    result = await cli("update", "--pids-max", "9", job_id)
+    message = f"jobworker-cli: cannot change the limits of job {job_id}: {why}\n"
+    assert result == Result(1, b"", message)
+
+
+async def test_pause_and_resume_are_silent(cli, service):
+    job = service.add(status=RUNNING)
+    assert await cli("pause", job.job.id) == Result(0, b"", "")
+    assert job.job.paused
+    assert b"running (paused)" in (await cli("status", job.job.id)).stdout
+    assert await cli("resume", job.job.id) == Result(0, b"", "")
+    assert not job.job.paused
+
+
+@pytest.mark.parametrize("command", ["pause", "resume"])
+async def test_pause_and_resume_as_json_say_which(cli, service, command):
+    job_id = service.add(status=RUNNING).job.id
+    result = await cli(command, "--format", "json", job_id)
+    assert json.loads(result.stdout) == {"job_id": job_id}
+
+
+async def test_stats_show_one_sample(cli, service):
+    job = service.add(status=RUNNING)
+    job.samples = [pb.StatsResponse(memory_current=2**20, pids_current=3)]
+    text = (await cli("stats", job.job.id)).stdout.decode()
+    assert "memory     1 MiB\n" in text
+    as_json = (await cli("stats", "--format", "json", job.job.id)).stdout
+    assert json.loads(as_json)["memory_current"] == 2**20
+    assert b"\n" not in as_json.rstrip(b"\n")
+
+
+async def test_stats_follow_line_by_line(cli, service):
+    job = service.add(status=RUNNING)
+    job.samples = [pb.StatsResponse(pids_current=count) for count in (1, 2)]
+    following = await cli.start("stats", "-f", "--interval", "250ms", job.job.id)
+    lines = [await following.stdout.readline() for _ in range(3)]
+    assert [line.split()[-2:] for line in lines] == [
+        [b"PIDS", b"STATUS"],
+        [b"1", b"running"],
+        [b"2", b"running"],
+    ]
+    assert service.requests[-1].interval.ToMilliseconds() == 250
+    await job.end()
+    rest = await finish(following)
+    assert rest.stdout.rstrip().endswith(b"exited (0)")
+    assert (rest.status, rest.stderr) == (0, "")
+
+
+async def test_followed_stats_as_json_are_an_object_a_line(cli, service):
+    job = service.add()
+    result = await cli("stats", "--follow", "--format", "json", job.job.id)
+    (line,) = result.stdout.splitlines()
+    assert json.loads(line)["status"]["status"] == "STATUS_EXITED"
+
+
+@pytest.mark.parametrize("command", ["stop", "status", "output", "pause", "resume", "stats"])
 async def test_an_unknown_job_is_a_sentence_and_status_1(cli, command):
     result = await cli(command, "x")
     assert result.status == 1
@@ -232,6 +336,31 @@ async def test_the_flag_wins_over_the_variable(cli, service, pki):
     job_id = service.add().job.id
     url, cli.url = cli.url, "localhost:1"
     assert (await cli("--url", f"https://{url}", "status", job_id)).status == 0
+
+
+async def test_an_answer_that_cannot_be_written_is_an_error(cli, service, full):
+    result = await cli("status", service.add().job.id, stdout=full)
+    assert result.status == 1
+    assert result.stderr == "jobworker-cli: cannot write the answer: No space left on device\n"
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """The port of something that takes connections and says nothing."""
+    with socket.create_server(("localhost", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+async def test_a_person_is_told_what_is_waited_for(cli, silent):
+    cli.url = f"localhost:{silent}"
+    reading, writing = os.openpty()
+    process = await cli.start("status", "x", stderr=writing)
+    os.close(writing)
+    said = await asyncio.wait_for(asyncio.to_thread(os.read, reading, 1000), 30)
+    assert said == f"jobworker-cli: waiting for {cli.url} to answer; Ctrl-C gives up\r\n".encode()
+    process.send_signal(signal.SIGINT)
+    await process.wait()
+    os.close(reading)
 
 
 # output
@@ -277,6 +406,7 @@ async def test_ctrl_c_detaches_and_says_how_to_go_on(cli, service):
     assert result.status == 130
     assert f"jobworker-cli stop {job.job.id}" in result.stderr
     assert f"jobworker-cli output --tail --offset 3 {job.job.id}" in result.stderr
+    assert "interrupted" not in result.stderr, "that it has detached says it"
     assert not job.finished
     await asyncio.wait_for(service.wait_for_followers(0), 10)
 
@@ -285,7 +415,7 @@ async def test_ctrl_c_is_heard_while_nobody_reads_the_output(cli, service):
     job_id = service.add(OUTPUT).job.id
     reading, writing = os.pipe()
     process = await cli.start("output", job_id, stdout=writing)
-    await waits_in(process.pid, "pipe_write")
+    await waits_in(process.pid, "pipe_write|poll")
     process.send_signal(signal.SIGINT)
     result = await finish(process)
     os.close(writing)
@@ -403,6 +533,7 @@ async def test_an_authority_that_did_not_sign_the_servers_certificate(cli, tmp_p
     result = await cli("status", "x")
     assert result.status == 1
     assert f"its certificate was not signed by the authority in {cli.ca}" in result.stderr
+    assert result.stderr.count("\n") == 1, "a warning beside it would say the same"
 
 
 async def test_a_key_that_everybody_can_read_is_a_warning(cli, service, pki):

@@ -83,11 +83,11 @@ async def test_an_end_that_no_server_saw_is_known_exactly(server, gate):
 async def test_an_accepted_stop_is_carried_out_without_the_server(server):
     running = server()
     async with running.client() as client:
-        job_id = (
-            await client.start(sh("trap 'echo asked' TERM; while :; do sleep 0.05; done"))
-        ).job_id
-        stop = asyncio.create_task(client.stop(job_id, grace=0.5))
+        request = sh("trap 'echo asked' TERM; echo ready; while :; do sleep 0.05; done")
+        job_id = (await client.start(request)).job_id
         output = running.log_dir / job_id / "output"
+        await until(lambda: b"ready" in output.read_bytes())
+        stop = asyncio.create_task(client.stop(job_id, grace=0.5))
         await until(lambda: b"asked" in output.read_bytes())
         await asyncio.to_thread(running.kill)
         with pytest.raises(grpc.aio.AioRpcError):

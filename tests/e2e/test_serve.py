@@ -231,7 +231,26 @@ def test_a_port_in_use_is_named(arguments):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         message = refused([*arguments, "--listen", address])
-    assert message == f"cannot listen on {address}: Address already in use"
+    assert message == (
+        f"cannot listen on {address}: 127.0.0.1 is in use; stop what uses it, or give another "
+        "--listen"
+    )
+
+
+def test_a_port_in_use_on_one_address_of_the_host_is_named(arguments):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"localhost:{taken.getsockname()[1]}"
+        message = refused([*arguments, "--listen", address])
+    assert message.startswith(f"cannot listen on {address}: 127.0.0.1 is in use")
+
+
+def test_jobs_that_are_found_running_are_counted_in_the_log(server):
+    running = server()
+    job_id = running.cli("start", "sleep", "1000").stdout.decode().strip()
+    assert "found running" not in said(running)
+    running.restart()
+    assert "jobs of an earlier server found running: 1" in said(running)
+    assert running.cli("stop", "--grace", "0", job_id).returncode == 0
 
 
 @pytest.mark.parametrize(

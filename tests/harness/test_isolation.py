@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,19 +23,20 @@ def attempt(
     (directory / "precious").write_text("precious\n", encoding="utf-8")
     return boot(
         f"""
-        cat {directory}/precious
-        echo ruined > {directory}/precious
-        cat {directory}/precious
-        echo more > {directory}/more
+        directory={shlex.quote(str(directory))}
+        cat "$directory/precious"
+        echo ruined > "$directory/precious"
+        cat "$directory/precious"
+        echo more > "$directory/more"
         # The export of the host's files itself, and not only the layer above it.
-        export=/run/guest/host{directory}
-        cat $export/precious
+        export="/run/guest/host$directory"
+        cat "$export/precious"
         mount -o remount,rw /run/guest/host
         grep ' /run/guest/host ' /proc/self/mounts
-        echo ruined > $export/precious
-        rm $export/precious
-        mkdir $export/more
-        echo brought out > $GUEST_OUTPUT/result
+        echo ruined > "$export/precious"
+        rm "$export/precious"
+        mkdir "$export/more"
+        echo brought out > "$GUEST_OUTPUT/result"
         exit {STATUS}
         """,
         f"--output={directory}/output",

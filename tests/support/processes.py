@@ -17,7 +17,7 @@ JOBWORKER = (sys.executable, "-m", "jobworker.daemon")
 
 # Modules are loaded before: the interpreter may lie where only root can read.
 _AS_NOBODY = """
-import os, pwd
+import encodings.idna, os, pwd  # of which resolving a host name loads the first
 import jobworker.daemon.check, jobworker.daemon.main, jobworker.daemon.serve
 nobody = pwd.getpwnam("nobody")
 os.setgroups([])

@@ -62,7 +62,7 @@ class Audit:
         try:
             self._write(event, job_id=job_id, **fields)
         except OSError:
-            log.exception("cannot write to the audit log: job %s has %s", job_id, event)
+            log.exception("cannot write to the audit log: job %s: %s", job_id, event)
 
     def _write(self, event: str, **fields: Any) -> None:
         self._log.info(event, **{key: value for key, value in fields.items() if value != ""})

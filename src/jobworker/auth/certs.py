@@ -129,6 +129,8 @@ class _Authority(NamedTuple):
 
     certificate: x509.Certificate
     key: PrivateKey | None
+    new: bool = False
+    """Whether its certificate is made by this run."""
 
 
 def _issue(
@@ -198,7 +200,7 @@ def _existing_authority(pair: _Pair, now: datetime) -> tuple[_Authority, dict[st
 
 def _new_authority(key: PrivateKey, now: datetime) -> tuple[_Authority, dict[str, bytes]]:
     made = issue.authority(_CA_COMMON_NAME, key, now)
-    return _Authority(made.certificate, key), {
+    return _Authority(made.certificate, key, new=True), {
         f"{_CA}.key": issue.key_pem(key),
         f"{_CA}.crt": issue.certificate_pem(made.certificate),
     }
@@ -237,6 +239,8 @@ def _check_kept(
         raise ConfigError(f"{certificate.path} is there without its key")
     parsed = checks.pair(certificate, key, leaf.purpose, now=now)
     if not checks.issued_by(parsed, [authority.certificate]):
+        if authority.new:
+            raise ConfigError(f"{certificate.path} was issued by a CA whose {_CA}.crt is missing")
         raise ConfigError(f"{certificate.path} was not issued by the CA beside it")
     _check_names(parsed, certificate.path, leaf)
 

@@ -13,6 +13,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+class FileMissing(ConfigError):
+    """Raised when a file is not there; `problem` says that alone, `setting` is what names it."""
+
+    def __init__(self, what: str, path: Path, setting: str) -> None:
+        self.problem = f"cannot read {what} {path}: there is no such file"
+        self.setting = setting
+        super().__init__(
+            f"{self.problem}; `jobworker certs init` makes a set of certificates to begin with"
+        )
+
+
 class PemFile(NamedTuple):
     """A file's content, and where it came from."""
 
@@ -47,7 +58,7 @@ class CredentialFiles:
 
     def read(self) -> Pems:
         """Read all three. Raises ConfigError for one that is missing or unreadable."""
-        key, mode = _read(self.key, "the private key")
+        key, mode = _read(self.key, "the private key", "key")
         warnings = []
         if stat.S_ISREG(mode) and mode & stat.S_IRWXO:
             warnings.append(
@@ -55,9 +66,9 @@ class CredentialFiles:
                 f"{stat.S_IMODE(mode):04o}); chmod 600 it, and replace it if others were there"
             )
         return Pems(
-            certificate=_read(self.certificate, "the certificate")[0],
+            certificate=_read(self.certificate, "the certificate", "cert")[0],
             key=key,
-            ca=_read(self.ca, "the CA's certificate")[0],
+            ca=_read(self.ca, "the CA's certificate", "ca")[0],
             warnings=tuple(warnings),
         )
 
@@ -74,14 +85,11 @@ def _version(path: Path) -> tuple[int, int, int, int] | None:
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _read(path: Path, what: str) -> tuple[PemFile, int]:
+def _read(path: Path, what: str, setting: str) -> tuple[PemFile, int]:
     try:
         with path.open("rb") as file:
             return PemFile(path, file.read()), os.fstat(file.fileno()).st_mode
     except FileNotFoundError:
-        raise ConfigError(
-            f"cannot read {what} {path}: there is no such file; `jobworker certs init` makes a set "
-            "of certificates to begin with"
-        ) from None
+        raise FileMissing(what, path, setting) from None
     except OSError as error:
         raise ConfigError(f"cannot read {what} {path}: {error.strerror}") from error

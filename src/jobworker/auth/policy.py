@@ -32,6 +32,10 @@ METHOD_ROLES: Final[Mapping[str, Role]] = MappingProxyType(
         "/jobworker.v1.JobWorkerService/Stop": Role.MUTATE,
         "/jobworker.v1.JobWorkerService/Status": Role.QUERY,
         "/jobworker.v1.JobWorkerService/Output": Role.QUERY,
+        "/jobworker.v1.JobWorkerService/UpdateLimits": Role.MUTATE,
+        "/jobworker.v1.JobWorkerService/Pause": Role.MUTATE,
+        "/jobworker.v1.JobWorkerService/Resume": Role.MUTATE,
+        "/jobworker.v1.JobWorkerService/Stats": Role.QUERY,
         "/grpc.health.v1.Health/Check": Role.QUERY,
         "/grpc.health.v1.Health/List": Role.QUERY,
         "/grpc.health.v1.Health/Watch": Role.QUERY,
@@ -42,6 +46,20 @@ METHOD_ROLES: Final[Mapping[str, Role]] = MappingProxyType(
     }
 )
 """A method's full gRPC path → the role it needs. A method that is not here is refused."""
+
+_WORDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "/jobworker.v1.JobWorkerService/Start": "start jobs",
+        "/jobworker.v1.JobWorkerService/Stop": "stop jobs",
+        "/jobworker.v1.JobWorkerService/Status": "ask for the status of jobs",
+        "/jobworker.v1.JobWorkerService/Output": "read the output of jobs",
+        "/jobworker.v1.JobWorkerService/UpdateLimits": "change the limits of jobs",
+        "/jobworker.v1.JobWorkerService/Pause": "pause jobs",
+        "/jobworker.v1.JobWorkerService/Resume": "resume jobs",
+        "/jobworker.v1.JobWorkerService/Stats": "ask what jobs use",
+    }
+)
+"""What a method does, to complete "user_bravo may not …"; without it the path says it."""
 
 SEED_USERS: Final[Mapping[str, frozenset[Role]]] = MappingProxyType(
     {
@@ -78,19 +96,20 @@ class Policy:
         can outlive the certificate it was made with.
         """
         user = identity.common_name
+        may_not = f"{user} may not {_WORDS.get(method, f'call {method}')}"
         role = METHOD_ROLES.get(method)
         if role is None:
-            raise PermissionDenied(f"{user} may not call {method}: no role allows this method")
+            raise PermissionDenied(f"{may_not}: no role allows this method")
         if identity.not_after < (now or datetime.now(UTC)):
             raise PermissionDenied(
-                f"{user} may not call {method}: the client certificate expired on "
+                f"{may_not}: the client certificate expired on "
                 f"{identity.not_after.isoformat()}; connect with a new one"
             )
         roles = self.users.get(user)
         if roles is None:
-            raise PermissionDenied(f"{user} may not call {method}: this server knows no such user")
+            raise PermissionDenied(f"{may_not}: this server knows no such user")
         if role not in roles:
-            raise PermissionDenied(f"{user} may not call {method}: it needs the role {role.value}")
+            raise PermissionDenied(f"{may_not}: that needs the role {role.value}")
         return role
 
 

@@ -11,10 +11,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from jobworker.cgroups.cgroup import Cgroup
     from jobworker.cgroups.controllers import Controller
+    from jobworker.cgroups.delegation import Root, choose_root
     from jobworker.cgroups.limits import MAX, CpuMax, DeviceLimit, Limits
     from jobworker.cgroups.service import Service
 
-__all__ = ["MAX", "Cgroup", "Controller", "CpuMax", "DeviceLimit", "Limits", "Service"]
+__all__ = [
+    "MAX",
+    "Cgroup",
+    "Controller",
+    "CpuMax",
+    "DeviceLimit",
+    "Limits",
+    "Root",
+    "Service",
+    "choose_root",
+]
 
 _HOMES = {
     "MAX": "parse",
@@ -23,7 +34,9 @@ _HOMES = {
     "CpuMax": "limits",
     "DeviceLimit": "limits",
     "Limits": "limits",
+    "Root": "delegation",
     "Service": "service",
+    "choose_root": "delegation",
 }
 
 __getattr__, __dir__ = attach(__name__, globals(), _HOMES)

@@ -16,16 +16,23 @@ from jobworker.cgroups.files import GONE, Files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from jobworker.cgroups.files import Nested
     from jobworker.cgroups.limits import Limits
+
+    _Figures = tuple[str, dict[str, str], Callable[[str, str], dict[str, int]]]
+    """A file, which of its keys is called what, and how it is read."""
 
 SIGNAL_PASSES = 8
 """How often `Cgroup.signal` looks for processes born meanwhile; a fork bomb never runs dry."""
-SIGNAL_BATCH = 64
+SIGNAL_BATCH = 256
 """How many pidfds `Cgroup.signal` holds at a time."""
 KILL_PATIENCE = 1.0
 """Seconds that `Cgroup.kill` spends at most where the kernel has no cgroup.kill."""
 
 _SIGKILL = 9
+_SHOWN = 10
 
 
 class Cgroup:
@@ -108,48 +115,62 @@ class Cgroup:
         MalformedText.
         """
         pids: set[int] = set()
-        for path in self._tree():
-            source = f"{path}/cgroup.procs"
-            try:
-                pids.update(parse.values(self._files.read(source), source))
-            except OSError as error:
-                # A threaded cgroup refuses: its processes are listed by its threaded domain.
-                if error.errno not in (*GONE, errno.EOPNOTSUPP):
-                    raise
-        return sorted(pids - {0})
+        for nested in self._files.walk(self.path):
+            pids |= _members(nested)
+        return sorted(pids)
 
-    def signal(self, signum: int) -> int:
-        """Send a signal to every process of the cgroup, nested cgroups included.
+    def signal(self, *signums: int, main: int | None = None) -> int:
+        """Send signals to every process of the cgroup, nested cgroups included.
 
-        No process outside ever gets it, even if pids are reused meanwhile. Processes born during
-        the call get it too, unless they are born faster than they can be found. Returns how many
-        processes were addressed. Raises OSError (EPERM, EMFILE) or MalformedText.
+        `main` is a pidfd of the job's main process: that gets them too, and once, wherever it has
+        gone (a process of root can leave its cgroup). No other process outside ever gets them, even
+        if pids are reused meanwhile. Processes born during the call get them too, unless they are
+        born faster than they can be found. Returns how many processes were addressed. Raises
+        OSError (EPERM, EMFILE) or MalformedText.
         """
         addressed: set[int] = set()
+        if main is not None:
+            addressed.add(_pid_of(main))
+            _send(main, signums)
         for _ in range(SIGNAL_PASSES):
-            fresh = [pid for pid in self.processes() if pid not in addressed]
-            if not fresh:
+            if not self._signal_members(signums, addressed):
                 break
-            for start in range(0, len(fresh), SIGNAL_BATCH):
-                self._signal_members(fresh[start : start + SIGNAL_BATCH], signum)
-            addressed.update(fresh)
         return len(addressed)
 
-    def kill(self) -> None:
+    def kill(self, main: int | None = None) -> None:
         """Send SIGKILL to all processes, nested cgroups included, and to those being born.
 
-        Returns when the signals are sent, not when the processes are gone: wait for
-        ``populated 0``. Uses cgroup.kill (Linux 5.14); before it, freezes the cgroup (Linux 5.2)
-        and kills its members one by one until none is left or KILL_PATIENCE is over. Raises OSError
-        or, before Linux 5.14, MalformedText.
+        `main` is a pidfd of the job's main process, which is killed wherever it has gone. Returns
+        when the signals are sent, not when the processes are gone: wait for ``populated 0``.
+        Uses cgroup.kill (Linux 5.14). Before it, and in a threaded cgroup, which has no such file
+        that works, freezes the cgroup (Linux 5.2) and kills its members one by one until none is
+        left or KILL_PATIENCE is over. Raises OSError or, where it goes one by one, MalformedText.
         """
         try:
-            self._files.write(self._file("cgroup.kill"), "1")
-        except OSError as error:
-            if error.errno not in GONE:
-                raise
-            if self._files.exists(self._file("cgroup.events")):
-                self._kill_members()
+            self._kill_all()
+        finally:
+            if main is not None:
+                _send(main, (_SIGKILL,))
+
+    def freeze(self, frozen: bool) -> None:
+        """Ask the kernel to freeze the cgroup and all nested in it, or to let it go on (Linux 5.2).
+
+        Done is what ``frozen`` of `events` says. Frozen processes can still be killed. A cgroup
+        that is nested in it and was frozen by itself stays frozen. Raises OSError.
+        """
+        self._files.write(self._file("cgroup.freeze"), "1" if frozen else "0")
+
+    def thaw(self) -> None:
+        """Let everything in the cgroup go on, whoever has frozen it or a cgroup nested in it.
+
+        Raises OSError.
+        """
+        for nested in self._files.walk(self.path):
+            try:
+                nested.write("cgroup.freeze", "0")
+            except OSError as error:
+                if error.errno not in GONE:
+                    raise
 
     def usage(self) -> dict[str, int]:
         """Return what the cgroup has used, with the keys of the wire contract's Usage.
@@ -157,8 +178,19 @@ class Cgroup:
         Times are microseconds, sizes bytes. What the kernel does not report is absent. Raises
         OSError or MalformedText.
         """
+        return self._read_figures(_USAGE)
+
+    def current(self) -> dict[str, int]:
+        """Return what the cgroup uses at this moment: memory_current, pids_current, ….
+
+        The keys are the wire contract's, sizes are bytes. What the kernel does not report is
+        absent. Raises OSError or MalformedText.
+        """
+        return self._read_figures(_CURRENT)
+
+    def _read_figures(self, table: tuple[_Figures, ...]) -> dict[str, int]:
         result: dict[str, int] = {}
-        for file, keys, read in _USAGE:
+        for file, keys, read in table:
             source = self._file(file)
             text = self._read_if_there(source)
             if text is None:
@@ -179,35 +211,41 @@ class Cgroup:
     def remove(self) -> None:
         """Remove the cgroup and those nested in it (a job that runs as root can make them).
 
-        Raises OSError, with EBUSY and the processes if there are any left, or MalformedText.
+        Raises OSError, with EBUSY and what is in the way (processes, or a directory that something
+        is mounted on), or MalformedText.
         """
-        for path in reversed(self._tree()):
+        for nested in self._files.walk(self.path):
             try:
-                self._files.remove_cgroup(path)
+                nested.remove()
             except FileNotFoundError:
                 continue
             except OSError as error:
                 if error.errno != errno.EBUSY:
                     raise
-                members = ", ".join(map(str, self.processes())) or "unknown"
-                problem = f"cannot remove the cgroup: it still has processes ({members})"
-                raise OSError(errno.EBUSY, problem, path) from error
+                problem = f"cannot remove the cgroup: {self._obstacle(nested)}"
+                raise OSError(errno.EBUSY, problem, nested.path) from error
 
     def _file(self, name: str) -> str:
         return f"{self.path}/{name}"
 
-    def _tree(self) -> list[str]:
-        """Return the paths of this cgroup and all nested in it, each before those below it."""
-        paths = [self.path]
-        for path in paths:
-            try:
-                names = self._files.children(path)
-            except OSError as error:
-                if error.errno not in GONE:
-                    raise
-                continue
-            paths.extend(f"{path}/{name}" for name in names)
-        return paths
+    def _kill_all(self) -> None:
+        try:
+            self._files.write(self._file("cgroup.kill"), "1")
+        except OSError as error:
+            if error.errno not in (*GONE, errno.EOPNOTSUPP):
+                raise
+            if self._files.exists(self._file("cgroup.events")):
+                self._kill_members()
+
+    def _obstacle(self, nested: Nested) -> str:
+        members = self.processes()
+        if members:
+            more = ", …" if len(members) > _SHOWN else ""
+            return f"it still has processes ({', '.join(map(str, members[:_SHOWN]))}{more})"
+        children = nested.children()
+        if children:
+            return f"it still holds others ({', '.join(map(repr, children[:_SHOWN]))})"
+        return "something is using it"
 
     def _read_if_there(self, source: str) -> str | None:
         try:
@@ -218,34 +256,18 @@ class Cgroup:
                 raise
             return None
 
-    def _signal_members(self, pids: list[int], signum: int) -> None:
-        """Signal those of `pids` that are members, and only those.
-
-        A pid may have changed hands between cgroup.procs and pidfd_open. So membership is read
-        again while the pidfds are held: a pid that is listed now belongs to a live process, and
-        that is the one the pidfd means, or the pidfd's process is dead and the signal fails.
-        """
-        from signal import pidfd_send_signal  # noqa: PLC0415 - costs the shim 0.8 MB, if needed
-
-        pidfds: dict[int, int] = {}
-        try:
-            for pid in pids:
-                try:
-                    pidfds[pid] = os.pidfd_open(pid)
-                except ProcessLookupError:
-                    continue
-            members = set(self.processes())
-            for pid in pidfds.keys() & members:
-                try:
-                    pidfd_send_signal(pidfds[pid], signum)
-                except ProcessLookupError:
-                    continue
-        finally:
-            for pidfd in pidfds.values():
-                os.close(pidfd)
+    def _signal_members(self, signums: Iterable[int], addressed: set[int]) -> bool:
+        """Signal the members that are not `addressed` yet, and add them; tell if there were any."""
+        before = len(addressed)
+        for nested in self._files.walk(self.path):
+            fresh = sorted(_members(nested) - addressed)
+            for start in range(0, len(fresh), SIGNAL_BATCH):
+                _signal_batch(nested, fresh[start : start + SIGNAL_BATCH], signums)
+            addressed.update(fresh)
+        return len(addressed) > before
 
     def _kill_members(self) -> None:
-        """Do what cgroup.kill does, on kernels before 5.14.
+        """Do what cgroup.kill does, where it cannot be used.
 
         One pass is not enough: a fork that was under way when its parent was killed may add one
         more process, and the freezer would keep that one for ever.
@@ -258,24 +280,99 @@ class Cgroup:
         try:
             poller = select.poll()
             poller.register(events, select.POLLPRI)
-            self._freeze()
+            self._freeze_if_possible()
             while self.populated(events):
-                self._signal_members(self.processes(), _SIGKILL)
+                self._signal_members((_SIGKILL,), set())
                 if time.monotonic() >= deadline:
                     break
                 poller.poll(10)
         finally:
             os.close(events)
 
-    def _freeze(self) -> None:
+    def _freeze_if_possible(self) -> None:
         try:
-            self._files.write(self._file("cgroup.freeze"), "1")
+            self.freeze(frozen=True)
         except OSError as error:
             if error.errno not in GONE:
                 raise
 
 
-def _peak(text: str, source: str) -> dict[str, int]:
+def _members(nested: Nested) -> set[int]:
+    """Return the pids of the processes of one cgroup, without those in the cgroups below it.
+
+    Those outside our pid namespace are left out (the kernel lists them as 0). A threaded cgroup
+    does not list its processes, which are their threaded domain's, but its threads.
+    """
+    try:
+        return set(parse.values(nested.read("cgroup.procs"), "cgroup.procs")) - {0}
+    except OSError as error:
+        if error.errno in GONE:
+            return set()
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+    try:
+        threads = parse.values(nested.read("cgroup.threads"), "cgroup.threads")
+    except OSError as error:
+        if error.errno in GONE:
+            return set()
+        raise
+    return {_process_of(thread) for thread in threads} - {0}
+
+
+def _process_of(thread: int) -> int:
+    """Return the pid of a thread's process, 0 if it is gone (Tgid in proc(5))."""
+    return _number(f"/proc/{thread}/status", "Tgid:")
+
+
+def _pid_of(pidfd: int) -> int:
+    """Return the pid that a pidfd means, -1 if it was reaped (Pid in proc(5), Linux 5.5)."""
+    return _number(f"/proc/self/fdinfo/{pidfd}", "Pid:")
+
+
+def _number(file: str, key: str) -> int:
+    try:
+        with open(file) as lines:  # noqa: PTH123 - the shim has no pathlib
+            for line in lines:
+                if line.startswith(key):
+                    return int(line[len(key) :])
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return 0
+
+
+def _signal_batch(nested: Nested, pids: list[int], signums: Iterable[int]) -> None:
+    """Signal those of `pids` that are members, and only those.
+
+    A pid may have changed hands between cgroup.procs and pidfd_open. So membership is read
+    again while the pidfds are held: a pid that is listed now belongs to a live process, and
+    that is the one the pidfd means, or the pidfd's process is dead and the signal fails.
+    """
+    pidfds: dict[int, int] = {}
+    try:
+        for pid in pids:
+            try:
+                pidfds[pid] = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+        for pid in pidfds.keys() & _members(nested):
+            _send(pidfds[pid], signums)
+    finally:
+        for pidfd in pidfds.values():
+            os.close(pidfd)
+
+
+def _send(pidfd: int, signums: Iterable[int]) -> None:
+    """Send signals to a process; one that has ended needs none."""
+    from signal import pidfd_send_signal  # noqa: PLC0415 - costs the shim 0.8 MB, if needed
+
+    try:
+        for signum in signums:
+            pidfd_send_signal(pidfd, signum)
+    except ProcessLookupError:
+        return
+
+
+def _single(text: str, source: str) -> dict[str, int]:
     return {"": parse.value(text, source)}
 
 
@@ -284,14 +381,22 @@ def _some(text: str, source: str) -> dict[str, int]:
     return {} if total is None else {"": total}
 
 
-_USAGE = (
+_USAGE: tuple[_Figures, ...] = (
     # Every cgroup has cpu.stat, even without the controller (Linux 4.15).
     (
         "cpu.stat",
-        {"user_usec": "cpu_user_us", "system_usec": "cpu_system_us"},
+        {
+            "user_usec": "cpu_user_us",
+            "system_usec": "cpu_system_us",
+            # With the controller; bursts since Linux 5.14.
+            "nr_throttled": "cpu_throttled_periods",
+            "throttled_usec": "cpu_throttled_us",
+            "nr_bursts": "cpu_burst_periods",
+            "burst_usec": "cpu_burst_us",
+        },
         parse.flat_keyed,
     ),
-    ("memory.peak", {"": "memory_peak"}, _peak),  # Linux 5.19
+    ("memory.peak", {"": "memory_peak"}, _single),  # Linux 5.19
     (
         "io.stat",
         {
@@ -302,9 +407,25 @@ _USAGE = (
         },
         parse.io_totals,
     ),
-    ("memory.events", {"oom_kill": "oom_kills"}, parse.flat_keyed),  # oom_kill: Linux 4.13
-    ("pids.peak", {"": "pids_peak"}, _peak),  # Linux 6.1
+    ("memory.swap.peak", {"": "memory_swap_peak"}, _single),  # Linux 6.5
+    (
+        "memory.events",
+        {
+            "high": "memory_high_events",
+            "max": "memory_max_events",
+            "oom_kill": "oom_kills",  # Linux 4.13
+        },
+        parse.flat_keyed,
+    ),
+    ("pids.peak", {"": "pids_peak"}, _single),  # Linux 6.1
+    ("pids.events", {"max": "pids_max_events"}, parse.flat_keyed),  # Linux 4.8
     ("cpu.pressure", {"": "cpu_pressure_us"}, _some),  # Linux 4.20, with CONFIG_PSI
     ("memory.pressure", {"": "memory_pressure_us"}, _some),
     ("io.pressure", {"": "io_pressure_us"}, _some),
+)
+
+_CURRENT: tuple[_Figures, ...] = (
+    ("memory.current", {"": "memory_current"}, _single),
+    ("memory.swap.current", {"": "memory_swap_current"}, _single),
+    ("pids.current", {"": "pids_current"}, _single),
 )

@@ -36,12 +36,16 @@ _CGROUP2_OPTIONS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A line of /proc/self/mountinfo: `device` is MAJOR:MINOR, `options` are the file system's."""
+    """A line of /proc/self/mountinfo: `device` is MAJOR:MINOR, `options` are the file system's.
+
+    `root` is the directory of the file system that is seen at `point`.
+    """
 
     device: str
     point: str
     kind: str
     options: tuple[str, ...]
+    root: str = "/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ def parse_mountinfo(text: str) -> tuple[Mount, ...]:
                 point=_unescape(left[4]),
                 kind=right[0],
                 options=tuple(right[2].split(",")),
+                root=_unescape(left[3]),
             )
         )
     return tuple(mounts)
@@ -122,6 +127,12 @@ class Mounts:
         with contextlib.suppress(FileNotFoundError):
             return parse_proc_cgroups(Path("/proc/cgroups").read_text())
         return {}
+
+    def own_cgroups(self) -> str:
+        """Return /proc/self/cgroup: the cgroup of this process in each hierarchy (cgroups(7))."""
+        with contextlib.suppress(FileNotFoundError):
+            return Path("/proc/self/cgroup").read_text()
+        return ""
 
     def is_cgroup2(self, path: str) -> bool:
         """Tell whether a path is in a cgroup2 file system."""

@@ -16,14 +16,8 @@ from jobworker.cgroups.parse import MAX
 
 if TYPE_CHECKING:
     from jobworker.cgroups.files import Files
-    from jobworker.cgroups.limits import Limits
 
 FILES: Final = ("memory.min", "memory.low")
-
-
-def wanted(limits: Limits) -> bool:
-    """Tell whether limits protect memory."""
-    return bool(limits.memory_min or limits.memory_low)
 
 
 def claim(directory: str, files: Files) -> None:

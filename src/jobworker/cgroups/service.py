@@ -8,21 +8,19 @@ from __future__ import annotations
 import enum
 import errno
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from jobworker.cgroups import parse, protection
+from jobworker.cgroups import change, delegation, parse, protection
+from jobworker.cgroups.apply import Applier, Changed
 from jobworker.cgroups.cgroup import Cgroup
 from jobworker.cgroups.controllers import CONTROLLERS, Controller, Hierarchy, diagnose, unbound
 from jobworker.cgroups.devices import Devices
 from jobworker.cgroups.files import GONE, Files
-from jobworker.cgroups.limits import Limits, Setting, holds, row_of, settings
+from jobworker.cgroups.limits import Limits, Setting, settings
 from jobworker.cgroups.mounts import Mounts
-from jobworker.errors import (
-    CgroupUnavailable,
-    ControllerUnavailable,
-    LimitNotApplied,
-)
+from jobworker.errors import CgroupUnavailable, ControllerUnavailable, LimitNotApplied
 from jobworker.exhaustion import exhausted
 from jobworker.ids import parse_job_id
 
@@ -43,6 +41,10 @@ _NO_MORE_CGROUPS: Final = {
 """What mkdir(2) means in a cgroup (cgroup-v2.rst, and cgroup_mkdir in kernel/cgroup/cgroup.c)."""
 
 
+_BOUNDS: Final = {"cgroup.max.depth": "32", "cgroup.max.descendants": "1024"}
+"""What a job may nest in its cgroup (Linux 4.14). A job that runs as root can change it."""
+
+
 class _Place(enum.Enum):
     """What is at the place where the jobs' cgroups are to be."""
 
@@ -55,6 +57,8 @@ class _Place(enum.Enum):
 
 class Service:
     """Creates and removes the cgroups of jobs below ``root/jobworker``.
+
+    A process that is in `root` itself when it sets the Service up is moved to ``root/server``.
 
     `root` is a directory of a cgroup2 file system, or a place to mount one at. The other arguments
     are the boundaries to the kernel, which `jobworker.testing` has stand-ins for.
@@ -77,10 +81,13 @@ class Service:
         self._made_root = False
         self._mounted = False
         self._refusals: dict[str, str] = {}
+        # Limits may be changed in threads, and each claim adds up what all jobs have.
+        self._claiming = threading.Lock()
 
     def setup(self) -> None:
         """Mount cgroup2 if need be, create the jobs' directory and enable controllers in it.
 
+        A process that is in the root itself leaves it for a leaf, which makes room for controllers.
         May be called again at any time. A controller that cannot be enabled is no error here but
         when a limit needs it: see `controllers`. Raises CgroupUnavailable.
         """
@@ -98,6 +105,7 @@ class Service:
         except OSError as error:
             raise _not_created(f"the cgroup {directory}", error) from error
         self._check_writable()
+        self._leave_root()
         self._refusals = {}
         for path in (str(self.root), directory):
             self._enable_controllers(path)
@@ -111,14 +119,15 @@ class Service:
         place = self._place()
         home = f"jobs will live in {self.directory}"
         if place is _Place.CGROUP:
+            move = self._foreseen_move()
             if self._files.exists(str(self.directory)):
                 self._check_writable()
-                return f"{home}, which is there"
+                return f"{home}, which is there{move}"
             try:
                 self._files.check_writable(str(self.root))
             except OSError as error:
                 raise _not_created(f"the cgroup {self.directory}", error) from error
-            return f"{home}, which will be created"
+            return f"{home}, which will be created{move}"
         self._check_mount()
         if place is _Place.EMPTY:
             return f"{home}; cgroup2 will be mounted at {self.root}"
@@ -141,9 +150,11 @@ class Service:
         self._require_controllers(job_id, wanted)
         self._make(cgroup)
         try:
-            self._apply(cgroup, wanted)
-            if protection.wanted(limits):
-                self._claim_protection(job_id)
+            self._require_domain(cgroup)
+            self._bound(cgroup)
+            applier = self._applier(cgroup)
+            applier.apply(applier.present(wanted))
+            self._claim_protection(job_id, limits)
         except BaseException as error:
             try:
                 cgroup.remove()
@@ -151,6 +162,27 @@ class Service:
                 error.add_note(f"the cgroup is still there: {leftover}")
             raise
         return cgroup
+
+    def update_limits(self, job_id: str, limits: Limits) -> Changed:
+        """Change limits of a job's cgroup; what is not given stays, MAX takes a limit away.
+
+        Either all of them are in force and read back when this returns, or those from before are.
+        It may take long: the kernel reclaims memory above a lower memory.high or memory.max before
+        the write returns. Raises InvalidArgument, ControllerUnavailable, LimitNotApplied (which
+        says so if something could not be set back), ResourceExhausted, or CgroupUnavailable if the
+        cgroup is gone.
+        """
+        applier = self._applier(self.cgroup(job_id))
+        change.check(applier.in_force(), limits)
+        wanted = settings(self._devices.resolve(limits))
+        self._require_controllers(job_id, wanted)
+        changed = applier.change(applier.present(wanted))
+        try:
+            self._claim_protection(job_id, limits)
+        except LimitNotApplied:
+            changed.undo()
+            raise
+        return changed
 
     def cgroup(self, job_id: str) -> Cgroup:
         """Return the handle of a job's cgroup, whether it is there or not; touches nothing.
@@ -173,7 +205,8 @@ class Service:
         To be called when a job has ended: what it had protected would go to jobs that asked for
         none. Raises OSError or parse.MalformedText.
         """
-        protection.release(str(self.directory), self._files)
+        with self._claiming:
+            protection.release(str(self.directory), self._files)
 
     def place_in_cgroup(self, cgroup: Cgroup, pid: int) -> None:
         """Move a process into a cgroup. Raises OSError (ESRCH if there is no such process).
@@ -202,17 +235,19 @@ class Service:
     def controllers(self) -> dict[str, Controller]:
         """Return the state of every controller that limits need, by name; changes nothing.
 
-        Before `setup`, it is the state that setup would bring about if the kernel refuses nothing.
+        Before `setup`, it is the state that setup would bring about if the kernel refuses no more
+        than can be foreseen.
         """
         mounts = self._mounts.table()
         subsystems = self._mounts.subsystems()
         offered = self._offered(mounts, subsystems)
         is_set_up = self._files.exists(f"{self.directory}/cgroup.subtree_control")
+        refusals = self._refusals if is_set_up else self._foreseen_refusals(offered)
         tree = Hierarchy(
             root=str(self.root),
-            enabled=self._enabled() if is_set_up else offered,
+            enabled=self._enabled() if is_set_up else offered - refusals.keys(),
             offered=offered,
-            refusals=self._refusals,
+            refusals=refusals,
             # The root of a hierarchy is the only cgroup that has no type.
             partial=self._files.exists(f"{self.root}/cgroup.type"),
         )
@@ -287,6 +322,38 @@ class Service:
         self._mounted = False
         self._remove_root(root)
 
+    def _leave_root(self) -> None:
+        try:
+            delegation.leave_root(str(self.root), self._files)
+        except OSError as error:
+            raise CgroupUnavailable(
+                f"cannot move the server out of {self.root} into {delegation.LEAF} below it: "
+                f"{_problem(error)}; start it there, or give it a cgroup root that belongs to its "
+                "user (--cgroup-root)"
+            ) from error
+
+    def _inner_processes(self) -> list[str]:
+        try:
+            return delegation.inner_processes(str(self.root), self._files)
+        except OSError:
+            return []  # It is setup that says why it cannot be used.
+
+    def _foreseen_move(self) -> str:
+        inner = self._inner_processes()
+        if len(delegation.others(inner)) == len(inner):
+            return ""
+        return f"; the server will move from {self.root} to {delegation.LEAF} below it"
+
+    def _foreseen_refusals(self, offered: Iterable[str]) -> dict[str, str]:
+        """Return what the kernel will say to controllers that the root does not pass on yet."""
+        if not (members := delegation.others(self._inner_processes())):
+            return {}
+        missing = set(offered) - self._names(f"{self.root}/cgroup.subtree_control")
+        return {
+            name: _refusal(str(self.root), name, OSError(errno.EBUSY, ""), members)
+            for name in missing
+        }
+
     def _enable_controllers(self, path: str) -> None:
         """Enable for the cgroups below `path` what limits need, one write for each controller.
 
@@ -303,17 +370,10 @@ class Service:
                 self._refusals[name] = self._why_refused(path, name, error)
 
     def _why_refused(self, path: str, name: str, error: OSError) -> str:
-        reason = f"the kernel refused '+{name}' in {path}/cgroup.subtree_control: {_problem(error)}"
         members = []
         if error.errno == errno.EBUSY:
             members = self._files.read(f"{path}/cgroup.procs").split()
-        if members:
-            # cgroup-v2.rst, "No Internal Process Constraint"
-            reason += (
-                f"; processes are in that cgroup itself ({', '.join(members[:10])}): "
-                "move them into a cgroup of their own below it"
-            )
-        return reason
+        return _refusal(path, name, error, members)
 
     def _enabled(self) -> frozenset[str]:
         return self._names(f"{self.directory}/cgroup.subtree_control")
@@ -348,7 +408,9 @@ class Service:
         for setting in wanted:
             if setting.controller not in enabled:
                 reason = self.controllers()[setting.controller].reason
-                raise ControllerUnavailable(f"cannot {_to_apply(setting.file, job_id)}: {reason}")
+                raise ControllerUnavailable(
+                    f"cannot apply {setting.file} to job {job_id}: {reason}"
+                )
 
     def _make(self, cgroup: Cgroup) -> None:
         try:
@@ -366,56 +428,56 @@ class Service:
                 f"cannot {what}: {_problem(error)}"
             ) from error
 
-    def _apply(self, cgroup: Cgroup, wanted: Iterable[Setting]) -> None:
-        there = [s for s in wanted if self._files.exists(f"{cgroup.path}/{s.file}")]
-        self._require_files(cgroup, wanted, there)
-        for setting in there:
-            self._write(cgroup, setting)
-        for setting in there:
-            self._read_back(cgroup, setting)
+    def _applier(self, cgroup: Cgroup) -> Applier:
+        return Applier(cgroup, self._files, self._page_size)
 
-    def _require_files(
-        self, cgroup: Cgroup, wanted: Iterable[Setting], there: Iterable[Setting]
-    ) -> None:
-        met = {setting.limit for setting in there}
-        for limit in {setting.limit: None for setting in wanted}:
-            if limit in met:
-                continue
-            rows = {s.file: row_of(s).needs for s in wanted if s.limit == limit}
-            needs = " or ".join(f"{file} (needs {needs})" for file, needs in rows.items())
-            raise ControllerUnavailable(
-                f"cannot {_to_apply(limit, cgroup.id)}: this kernel does not have {needs}"
+    def _require_domain(self, cgroup: Cgroup) -> None:
+        """Raise CgroupUnavailable if no process could be in a new cgroup.
+
+        A job that runs as root can leave its cgroup and make it threaded. Unless the jobs'
+        directory has controllers of domains enabled (memory, io), that makes the directory the root
+        of a threaded domain, and all cgroups in it invalid that are not threaded (cgroup-v2.rst,
+        "Threads").
+        """
+        if self._type(cgroup.path) != "domain invalid":
+            return
+        what = f"cannot use the cgroup {cgroup.path}: "
+        names = self._files.children(str(self.directory))
+        threaded = [name for name in names if self._type(f"{self.directory}/{name}") == "threaded"]
+        if threaded:
+            raise CgroupUnavailable(
+                f"{what}{' and '.join(threaded[:3])} beside it has been made threaded "
+                "(cgroup.type), which makes every new one unusable; stop that job"
             )
+        raise CgroupUnavailable(f"{what}{self.directory} is, or is in, a threaded cgroup")
 
-    def _claim_protection(self, job_id: str) -> None:
+    def _claim_protection(self, job_id: str, limits: Limits) -> None:
+        if limits.memory_min is None and limits.memory_low is None:
+            return
         try:
-            protection.claim(str(self.directory), self._files)
+            with self._claiming:
+                protection.claim(str(self.directory), self._files)
         except (OSError, parse.MalformedText) as error:
             raise LimitNotApplied(
                 f"cannot protect memory of job {job_id}: {self.directory} could not be given as "
                 f"much protection as its jobs have: {error}"
             ) from error
 
-    def _write(self, cgroup: Cgroup, setting: Setting) -> None:
+    def _type(self, path: str) -> str:
         try:
-            self._files.write(f"{cgroup.path}/{setting.file}", setting.text)
+            return self._files.read(f"{path}/cgroup.type").strip()
         except OSError as error:
-            what = _to_apply(setting.file, cgroup.id)
-            raise exhausted(what, error.errno) or LimitNotApplied(
-                f"cannot {what}: the kernel refused {setting.text!r}: {_problem(error)}"
-            ) from error
+            if error.errno not in GONE:
+                raise
+            return ""
 
-    def _read_back(self, cgroup: Cgroup, setting: Setting) -> None:
-        what = f"cannot {_to_apply(setting.file, cgroup.id)}"
-        try:
-            content = self._files.read(f"{cgroup.path}/{setting.file}")
-            if holds(setting, content, self._page_size):
-                return
-        except (OSError, parse.MalformedText) as error:
-            raise LimitNotApplied(f"{what}: it cannot be read back: {error}") from error
-        raise LimitNotApplied(
-            f"{what}: {setting.text!r} was written but {content.strip()!r} is in force"
-        )
+    def _bound(self, cgroup: Cgroup) -> None:
+        for file, text in _BOUNDS.items():
+            try:
+                self._files.write(f"{cgroup.path}/{file}", text)
+            except OSError as error:
+                if error.errno not in GONE:
+                    raise CgroupUnavailable(f"cannot limit {cgroup.path}: {error}") from error
 
 
 def _problem(error: OSError) -> str:
@@ -423,8 +485,16 @@ def _problem(error: OSError) -> str:
     return os.strerror(error.errno or 0)
 
 
-def _to_apply(what: str, job_id: str) -> str:
-    return f"apply {what} to job {job_id}"
+def _refusal(path: str, name: str, error: OSError, members: list[str]) -> str:
+    """Say that the kernel refuses a controller for the cgroups below one with `members`."""
+    reason = f"the kernel refused '+{name}' in {path}/cgroup.subtree_control: {_problem(error)}"
+    if members:
+        # cgroup-v2.rst, "No Internal Process Constraint"
+        reason += (
+            f"; processes are in that cgroup itself ({', '.join(members[:10])}): "
+            "move them into a cgroup of their own below it"
+        )
+    return reason
 
 
 def _not_created(what: str, error: OSError) -> CgroupUnavailable:

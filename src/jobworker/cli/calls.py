@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, TypeVar
+import sys
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 import grpc
 
+from jobworker.auth.files import FileMissing
 from jobworker.cli.context import Connection, resolve
 from jobworker.cli.failure import explain
 from jobworker.cli.session import Failure
 from jobworker.errors import ConfigError
+from jobworker.program import Interrupted
 from jobworker.rpc.channel import parse_target
 from jobworker.rpc.client import Client
 from jobworker.rpc.resume import OutputInterrupted, never_connected
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+PATIENCE: Final = 2.0
+"""Seconds of silence after which a person is told what is waited for."""
+
 
 def call(
     session: Session,
@@ -34,10 +40,11 @@ def call(
 ) -> T:
     """Run `action` with a client; raises Failure with a sentence that says what it was `doing`.
 
-    `in_doubt` is what to say besides when the request was sent and the answer was lost.
+    `in_doubt` is what to say besides when the request may have been sent and the answer was lost;
+    with it, Ctrl-C raises Interrupted instead of KeyboardInterrupt.
     """
     connection = connection_of(session)
-    _show_warnings()
+    warnings = _Warnings()
 
     async def run() -> T:
         async with Client(
@@ -47,15 +54,29 @@ def call(
             ca=connection.ca,
             program="jobworker-cli",
         ) as client:
-            return await action(client)
+            patience = asyncio.create_task(_lose_patience(client, connection.url, warnings))
+            try:
+                return await action(client)
+            finally:
+                patience.cancel()
 
     try:
-        return asyncio.run(run())
+        result = asyncio.run(run())
     except grpc.RpcError as error:
+        if not never_connected(error):  # Else the error says what a warning suspects.
+            warnings.show()
         text = f"cannot {doing}: {explain(error, connection)}"
         if in_doubt and _answer_was_lost(error):
-            text += f"\n{in_doubt}"
+            text += f"\n{in_doubt[0].upper()}{in_doubt[1:]}."
         raise Failure(text) from error
+    except KeyboardInterrupt:
+        warnings.show()
+        if in_doubt:
+            raise Interrupted(in_doubt) from None
+        raise
+    except FileMissing as error:
+        flag = f"--{error.setting} (or JOBWORKER_{error.setting.upper()}, or the context)"
+        raise Failure(f"{error.problem}; check {flag}") from error
     except OutputInterrupted as error:
         lost = error.__cause__
         problem = explain(lost, connection) if isinstance(lost, grpc.RpcError) else error.problem
@@ -63,14 +84,37 @@ def call(
             f"cannot {doing} to its end: {problem}\n"
             f"It was cut off at byte {error.offset}; --offset {error.offset} gets the rest."
         ) from error
+    warnings.show()
+    return result
 
 
-def _show_warnings() -> None:
-    """Show what jobworker itself logs (of certificates, for example); libraries stay quiet."""
-    logging.basicConfig(handlers=[logging.NullHandler()])
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("jobworker-cli: warning: %(message)s"))
-    logging.getLogger("jobworker").addHandler(handler)
+class _Warnings(logging.Handler):
+    """Keeps what jobworker itself logs (of certificates, for example); libraries stay quiet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: list[str] = []
+        logging.basicConfig(handlers=[logging.NullHandler()])
+        logging.getLogger("jobworker").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a message."""
+        self._kept.append(record.getMessage())
+
+    def show(self) -> None:
+        """Show what was kept, once."""
+        for message in self._kept:
+            click.echo(f"jobworker-cli: warning: {message}", err=True)
+        self._kept.clear()
+
+
+async def _lose_patience(client: Client, url: str, warnings: _Warnings) -> None:
+    """Show warnings of a call that takes long, and say so to a person whom the server lets wait."""
+    await asyncio.sleep(PATIENCE)
+    if client.connected:
+        warnings.show()
+    elif sys.stderr.isatty():
+        click.echo(f"jobworker-cli: waiting for {url} to answer; Ctrl-C gives up", err=True)
 
 
 def connection_of(session: Session) -> Connection:

@@ -21,6 +21,9 @@ WHAT: Final[Mapping[str, str]] = {
 """The files that mutual TLS needs, by the name of their flag."""
 
 
+_KEYS: Final = ("current", "contexts")
+
+
 class Connection(NamedTuple):
     """All that is needed to reach a server."""
 
@@ -52,11 +55,16 @@ def resolve(
         values = load(path, context) | values
     for name, what in WHAT.items():
         if not values.get(name):
+            if not context and (known := _contexts(path)):
+                raise ConfigError(
+                    f"no context is chosen; set current in {path}, or give --context (there is: "
+                    f"{', '.join(known)})"
+                )
             raise ConfigError(
                 f"no {what}: give --{name} FILE, set JOBWORKER_{name.upper()}, "
                 f"or write {name} into a context of {path}"
             )
-    cert, key, ca = (_expand(values[name]) for name in WHAT)
+    cert, key, ca = (_expand(values[name]).absolute() for name in WHAT)
     return Connection(url=values.get("url") or DEFAULT_ADDRESS, cert=cert, key=key, ca=ca)
 
 
@@ -80,15 +88,26 @@ def load(path: Path, context: str | None) -> dict[str, str]:
     return _checked(path, name, contexts[name])
 
 
+def _contexts(path: Path) -> list[str]:
+    """Return the names of the contexts of a file that has chosen none of them."""
+    config = _read(path) or {}
+    contexts = config.get("contexts")
+    return sorted(contexts) if isinstance(contexts, dict) and "current" not in config else []
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        config = tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
+    for key in config:
+        if key not in _KEYS:
+            raise ConfigError(f"{path} has an unknown key {key!r}; known are {', '.join(_KEYS)}")
+    return config
 
 
 def _checked(path: Path, name: str, context: object) -> dict[str, str]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 import grpc
 
-from jobworker.cli.text import printable
+from jobworker.cli.limits import LIMITS
 from jobworker.rpc.resume import never_connected
+from jobworker.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from jobworker.cli.context import Connection
 
 
@@ -78,11 +82,42 @@ _SENTENCES: Final[dict[grpc.StatusCode, str]] = {
 }
 
 
+_PARTS: Final[Mapping[str, str]] = {
+    "command": "COMMAND",
+    "command.name": "COMMAND",
+    "command.args": "COMMAND",
+    "env": "--env",
+    "grace": "--grace",
+    "job_id": "JOB_ID",
+    "labels": "--label",
+    "name": "--name",
+    "offset": "--offset",
+    "request_id": "--request-id",
+    "stdin": "--stdin",
+    "stop.grace": "--stop-grace",
+    "stop.signal": "--stop-signal",
+    "timeout": "--timeout",
+    "user": "--user",
+    "working_directory": "--working-directory",
+    **{f"limits.{limit.field}": limit.flag for limit in LIMITS},
+}
+"""A field of the wire contract → the part of a command line that fills it."""
+
+_FIELD: Final = re.compile(r"^[a-z_.]+(?=[:\[])|\blimits\.[a-z_]+")
+
+
+def _as_typed(details: str) -> str:
+    """Name what a server's sentence says of fields by what the user has written instead."""
+    return _FIELD.sub(lambda field: _PARTS.get(field[0], field[0]), details)
+
+
 def explain(error: grpc.RpcError, connection: Connection) -> str:
     """Say why a call failed; the statuses that carry the server's own sentence pass it on."""
     details = printable(error.details() or "") or f"no details ({error.code().name})"
     if never_connected(error):
         return f"cannot reach the server at {connection.url}: {_unreachable(details, connection)}"
+    if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+        details = _as_typed(details)
     return _SENTENCES.get(error.code(), "{details}").format(details=details)
 
 

@@ -121,10 +121,10 @@ def limit_options(function: F) -> F:
 def _declare(limit: Limit) -> Callable[[F], F]:
     if limit.kind is FLAG:
         return click.option(
-            limit.flag,
+            # Both ways, because what is on can be changed to off.
+            f"{limit.flag}/--no-{limit.flag.removeprefix('--')}",
             cls=SectionedOption,
             section=limit.section,
-            is_flag=True,
             default=None,
             help=limit.help,
         )

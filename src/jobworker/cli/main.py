@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
-import traceback
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
 import jobworker
-from jobworker.cli.session import FORMATS, Failure, Session
-from jobworker.cli.text import printable
-from jobworker.errors import JobWorkerError
+from jobworker import program
+from jobworker.cli.interrupts import interrupts
+from jobworker.cli.session import FORMATS, Session
+from jobworker.command import Group, Option
 from jobworker.rpc.defaults import DEFAULT_ADDRESS, DEFAULT_PORT
 
 if TYPE_CHECKING:
@@ -28,17 +27,33 @@ COMMANDS: Final[Mapping[str, str]] = {
     "stop": "Stop a job",
     "status": "Fetch a job's status",
     "output": "Fetch a job's output",
+    "stats": "Watch what a job uses",
+    "update": "Change a running job's limits",
+    "pause": "Pause a job",
+    "resume": "Let a paused job go on",
+    "completion": "Completion for your shell",
 }
 """Name → short help. The module of the same name has the command; it is loaded when it is used."""
 
-FAILED: Final = 1
-USAGE: Final = 2
-INTERRUPTED: Final = 128 + signal.SIGINT
-BROKEN_PIPE: Final = 128 + signal.SIGPIPE
+ELSEWHERE: Final[Mapping[str, str]] = {
+    "create": "did you mean start?",
+    "exec": "did you mean start? What it starts is a job of its own",
+    "kill": "did you mean stop? stop --grace 0 kills at once",
+    "logs": "did you mean output? output --tail follows",
+    "rm": "removing jobs is not there yet; stop ends one",
+    "run": "did you mean start? output --tail follows what it writes",
+    "tail": "did you mean output --tail?",
+    "top": "did you mean stats --follow?",
+    "unpause": "did you mean resume?",
+    **dict.fromkeys(("jobs", "list", "ls", "ps"), "listing jobs is not there yet"),
+}
+"""What people call things in other programs → what to say."""
 
 
-class CommandTable(click.Group):
+class CommandTable(Group):
     """The commands, each in a module of its own that is imported only when it is called for."""
+
+    elsewhere = ELSEWHERE
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return the names in the order in which the help shows them."""
@@ -62,9 +77,10 @@ class CommandTable(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
     options_metavar="[GLOBAL FLAGS]",
     subcommand_metavar="COMMAND [COMMAND FLAGS]",
-    epilog=f"""\b
-Settings are taken from the flag, then from the variable, then from a context
+    epilog=f"""Settings are taken from the flag, then from the variable, then from a context
 in ~/.config/jobworker/config.toml:
+
+\b
   current = "lab"
   [contexts.lab]
   url = "jobs.example.org:{DEFAULT_PORT}"
@@ -72,11 +88,6 @@ in ~/.config/jobworker/config.toml:
   key = "~/certs/user_alpha.key"
   ca = "~/certs/ca.crt"
 
-\b
-Completion: eval "$(_JOBWORKER_CLI_COMPLETE=bash_source {PROGRAM})"
-(zsh_source for zsh; fish: _JOBWORKER_CLI_COMPLETE=fish_source {PROGRAM} | source)
-
-\b
 Exit status: 0; 1 if the call failed; 2 for wrong usage; 130 after Ctrl-C;
 141 if what reads the output went away. JOBWORKER_DEBUG=1 shows tracebacks.
 """,
@@ -86,8 +97,9 @@ Exit status: 0; 1 if the call failed; 2 for wrong usage; 130 after Ctrl-C;
     envvar="JOBWORKER_URL",
     show_envvar=True,
     metavar="HOST[:PORT]",
-    help="URL of the jobworker server: host, host:port, [IPv6]:port or https://host:port."
-    f"  [default: {DEFAULT_ADDRESS}]",
+    cls=Option,
+    default_text=DEFAULT_ADDRESS,
+    help="URL of the jobworker server: host, host:port, [IPv6]:port or https://host:port.",
 )
 @click.option(
     "--cert",
@@ -115,7 +127,9 @@ Exit status: 0; 1 if the call failed; 2 for wrong usage; 130 after Ctrl-C;
     envvar="JOBWORKER_CONTEXT",
     show_envvar=True,
     metavar="NAME",
-    help="Context of the configuration file to use.  [default: its `current`]",
+    cls=Option,
+    default_text="its `current`",
+    help="Context of the configuration file to use.",
 )
 @click.option(
     "--format",
@@ -146,69 +160,19 @@ def main() -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return the exit status; every failure is a message on stderr."""
-    try:
-        with cli.make_context(PROGRAM, list(arguments)) as ctx:
-            cli.invoke(ctx)
-    except click.exceptions.Exit as done:
-        return done.exit_code
-    except BrokenPipeError:
-        # Whoever read our output has enough of it, as in `jobworker-cli output … | head`.
-        return BROKEN_PIPE
-    except KeyboardInterrupt:
-        _say("interrupted")
-        return INTERRUPTED
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return USAGE
-    except click.UsageError as error:
-        _show_traceback()
-        path = error.ctx.command_path if error.ctx is not None else PROGRAM
-        _say(f"{printable(error.format_message())}\nTry '{path} --help'.")
-        return USAGE
-    except (Failure, JobWorkerError, click.ClickException) as error:
-        _show_traceback()
-        _say(str(error))
-        return FAILED
-    except OSError as error:
-        _show_traceback()
-        _say(f"cannot go on: {error}")
-        return FAILED
-    except Exception as error:  # noqa: BLE001 - the last resort: a sentence instead of a traceback
-        _show_traceback()
-        _say(f"internal error: {error!r}; please report it with the output of JOBWORKER_DEBUG=1")
-        return FAILED
-    return 0
+    return program.run(cli, PROGRAM, arguments)
 
 
 def _prepare() -> None:
     if sys.stdout is None or sys.stderr is None:
         # A socket opened later would get the descriptor, and be written to.
-        sys.exit(f"{PROGRAM}: standard output or standard error is closed")
+        sys.exit(f"{PROGRAM}: cannot start: standard output or standard error is closed")
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    if not _debugging():
+    if not program.debugging():
         # gRPC's core writes of failed handshakes to stderr; what matters reaches us as an error.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # asyncio replaces only Python's own handler, by one that cannot interrupt a blocking write.
-        signal.signal(signal.SIGINT, _interrupt)
-
-
-def _interrupt(_signal: int, _frame: Any) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _debugging() -> bool:
-    return os.environ.get("JOBWORKER_DEBUG", "") not in ("", "0")
-
-
-def _show_traceback() -> None:
-    if _debugging():
-        traceback.print_exc()
-
-
-def _say(text: str) -> None:
-    click.echo(f"{PROGRAM}: {text}", err=True)
+    interrupts.install()
 
 
 if __name__ == "__main__":

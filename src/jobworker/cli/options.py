@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from jobworker.cli.session import FORMATS, Session
+from jobworker.command import Command, Option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +17,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 OTHER: Final = "Options"
 
 
-class SectionedOption(click.Option):
+class SectionedOption(Option):
     """An option that knows under which heading the help shows it."""
 
     def __init__(self, *args: Any, section: str = OTHER, **kwargs: Any) -> None:
@@ -24,7 +25,7 @@ class SectionedOption(click.Option):
         self.section = section
 
 
-class SectionedCommand(click.Command):
+class SectionedCommand(Command):
     """A command whose help lists its options under their headings, in the order of declaration."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -98,4 +99,10 @@ def format_option(function: F) -> F:
     )(function)
 
 
-job_id_argument: Final = click.argument("job_id", metavar="JOB_ID", callback=parsed(str))
+def _job_id(text: str) -> str:
+    if not text:
+        raise ValueError("it is empty; give the id that start has printed")
+    return text
+
+
+job_id_argument: Final = click.argument("job_id", metavar="JOB_ID", callback=parsed(_job_id))

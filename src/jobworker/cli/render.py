@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import signal
 from typing import TYPE_CHECKING, Any
 
 from jobworker.cli import limits, units
-from jobworker.cli.text import join, printable
-from jobworker.rpc.v1.jobworker_pb2 import Reason, Status, StatusDetail
+from jobworker.rpc.v1.jobworker_pb2 import Limits, Reason, Status, StatusDetail
+from jobworker.text import join, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -24,7 +25,8 @@ def to_json(message: Message, indent: int | None = 2) -> str:
 
     Names and structure are the wire contract's. As in protobuf's own JSON, enums are names, bytes
     are base64, durations are ``"1.5s"`` and times RFC 3339; whole numbers are numbers, though.
-    What is not set is absent, except plain fields: those are there with their default.
+    What is not set is absent, except plain fields: those are there with their default, but for
+    limits, of which a default is none.
     """
     return json.dumps(_plain(message), indent=indent, ensure_ascii=False)
 
@@ -37,6 +39,8 @@ def _plain(message: Message) -> Any:
         if field.has_presence and not message.HasField(field.name):
             continue
         value = getattr(message, field.name)
+        if message.DESCRIPTOR is Limits.DESCRIPTOR and not field.has_presence and not value:
+            continue
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             fields[field.name] = dict(value)
         elif field.is_repeated:
@@ -74,7 +78,7 @@ def status_text(response: StatusResponse, now: float, clock: Callable[[float], s
     rows: list[tuple[str, list[str]]] = [
         ("job", [job.id]),
         ("name", _given(job.name)),
-        ("status", [status_line(response.status)]),
+        ("status", [status_line(response.status, job.stop.signal, paused=job.paused)]),
         ("", _given(response.status.message)),
         ("command", [join([job.command.name, *job.command.args])] if job.command.name else []),
         ("owner", _given(job.owner)),
@@ -90,10 +94,15 @@ def status_text(response: StatusResponse, now: float, clock: Callable[[float], s
         ("stop", _stop_policy(job)),
         ("pid", [str(job.pid)] if job.pid else []),
         ("limits", limits.describe(job.limits)),
-        ("usage", _usage(job.usage)),
+        ("usage", usage_lines(job.usage)),
         ("output", [units.format_size(job.output_size)]),
         ("warnings", list(job.warnings)),
     ]
+    return layout(rows)
+
+
+def layout(rows: Iterable[tuple[str, list[str]]]) -> str:
+    """Write names and their lines in two columns; a name without a line is left out."""
     return "\n".join(
         f"{key if first else '':<10} {printable(line)}"
         for key, lines in rows
@@ -101,18 +110,27 @@ def status_text(response: StatusResponse, now: float, clock: Callable[[float], s
     )
 
 
-def status_line(detail: StatusDetail) -> str:
-    """Say a status in a word or two: ``running``, ``exited (0)``, ``stopped (timed out)``."""
+def status_line(detail: StatusDetail, stop_signal: int = 0, *, paused: bool = False) -> str:
+    """Say a status in a word or two: ``running``, ``exited (0)``, ``stopped (timed out)``.
+
+    `stop_signal` is what a stop of the job sends first; 0 means that this is not known.
+    """
     state = _word(Status.DESCRIPTOR, detail.status)
     reason = "" if not detail.reason else _word(Reason.DESCRIPTOR, detail.reason)
     exited = detail.status == Status.STATUS_EXITED
+    stopped = detail.status == Status.STATUS_STOPPED
     notes = []
     if reason not in ("", state, "exited", "signaled"):
         notes.append(reason)
-    if exited and detail.exit_code >= 0 and not detail.signal:
-        notes.append(f"exit code {detail.exit_code}" if notes else str(detail.exit_code))
-    if detail.signal:
+    if (exited or stopped) and detail.exit_code >= 0 and not detail.signal:
+        alone = exited and not notes
+        notes.append(str(detail.exit_code) if alone else f"exit code {detail.exit_code}")
+    if stopped and detail.signal == signal.SIGKILL and stop_signal not in (0, signal.SIGKILL):
+        notes.append("SIGKILL after the grace period")
+    elif detail.signal:
         notes.append(units.format_signal(detail.signal))
+    if paused:
+        notes.append("paused")
     return f"{state} ({', '.join(notes)})" if notes else state
 
 
@@ -147,13 +165,15 @@ def _epoch(timestamp: Timestamp) -> float:
 def _stop_policy(job: Job) -> list[str]:
     if not job.HasField("stop"):
         return []
-    signal = units.format_signal(job.stop.signal or 15)
+    first = units.format_signal(job.stop.signal or signal.SIGTERM)
     if not job.stop.HasField("grace"):
-        return [signal]
-    return [f"{signal}, then SIGKILL after {_seconds(job.stop.grace)}"]
+        return [first]
+    return [f"{first}, then SIGKILL after {_seconds(job.stop.grace)}"]
 
 
-def _usage(usage: Usage) -> list[str]:
+def usage_lines(usage: Usage) -> list[str]:
+    """Say what a job has used; what is not known, or has not happened, is left out."""
+
     def time_of(field: str) -> str:
         return units.format_duration(units.seconds_of_us(getattr(usage, field)))
 
@@ -167,9 +187,12 @@ def _usage(usage: Usage) -> list[str]:
     if there("cpu_user_us", "cpu_system_us"):
         total = units.seconds_of_us(usage.cpu_user_us + usage.cpu_system_us)
         split = f"{time_of('cpu_user_us')} user, {time_of('cpu_system_us')} system"
-        lines.append(f"{units.format_duration(total)} CPU ({split})")
+        # Counted in the cgroup from its birth on, so before the command is executed.
+        lines.append(f"{units.format_duration(total)} CPU, start-up included ({split})")
     if there("memory_peak"):
         lines.append(f"{size_of('memory_peak')} memory at most")
+    if usage.memory_swap_peak:
+        lines.append(f"{size_of('memory_swap_peak')} swap at most")
     if there("pids_peak"):
         lines.append(f"{usage.pids_peak} processes and threads at most")
     for what in ("read", "write"):
@@ -180,6 +203,17 @@ def _usage(usage: Usage) -> list[str]:
             lines.append(text)
     if usage.oom_kills:
         lines.append(f"{usage.oom_kills} processes killed: out of memory")
+    if usage.cpu_throttled_periods:
+        periods = f"{usage.cpu_throttled_periods} periods"
+        lines.append(f"{time_of('cpu_throttled_us')} held up by cpu-max in {periods}")
+    if usage.cpu_burst_periods:
+        periods = f"{usage.cpu_burst_periods} periods"
+        lines.append(f"{time_of('cpu_burst_us')} beyond cpu-max in {periods}")
+    lines += [
+        f"{times} times held back by {limit}"
+        for limit in ("memory-high", "memory-max", "pids-max")
+        if (times := getattr(usage, f"{limit.replace('-', '_')}_events"))
+    ]
     for what, name in (("cpu", "CPU"), ("memory", "memory"), ("io", "I/O")):
         if getattr(usage, f"{what}_pressure_us"):
             lines.append(f"{time_of(f'{what}_pressure_us')} waiting for {name}")

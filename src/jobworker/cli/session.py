@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from jobworker.errors import JobWorkerError
+
 FORMATS: Final = ("text", "json")
 
 
@@ -20,5 +22,5 @@ class Session:
     format: str = "text"
 
 
-class Failure(Exception):
+class Failure(JobWorkerError):
     """Raised when a command could not do what it was asked to; the text is for the user."""

@@ -19,8 +19,8 @@ from jobworker.cli.options import (
 )
 from jobworker.cli.render import to_json
 from jobworker.cli.session import Failure, Session
-from jobworker.cli.text import join, printable
 from jobworker.rpc.v1.jobworker_pb2 import Command, StartRequest
+from jobworker.text import join, printable
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -155,8 +155,8 @@ def command(session: Session, /, command_line: tuple[str, ...], **flags: Any) ->
         session,
         f"start {join(command_line)}",
         lambda client: client.start(request),
-        in_doubt="The job may have been started all the same. The same command with "
-        f"--request-id {request.request_id} finds it, or starts it if it was not.",
+        in_doubt="the job may have been started all the same: the same command with "
+        f"--request-id {request.request_id} finds it, or starts it if it was not",
     )
     for warning in response.warnings:
         click.echo(f"jobworker-cli: warning: {printable(warning)}", err=True)

@@ -10,6 +10,7 @@ import click
 from jobworker.cli.calls import call
 from jobworker.cli.options import SectionedCommand, format_option, job_id_argument
 from jobworker.cli.render import status_text, to_json
+from jobworker.program import write
 
 if TYPE_CHECKING:
     from jobworker.cli.session import Session
@@ -35,9 +36,9 @@ def command(session: Session, /, job_id: str) -> None:
     """
     response = call(session, f"get the status of job {job_id}", lambda c: c.status(job_id))
     if session.format == "json":
-        click.echo(to_json(response))
+        write(to_json(response))
     else:
-        click.echo(status_text(response, time.time(), local_time))
+        write(status_text(response, time.time(), local_time))
 
 
 def local_time(seconds: float) -> str:

@@ -10,6 +10,7 @@ import click
 from jobworker.cli.calls import call
 from jobworker.cli.options import SectionedCommand, format_option, job_id_argument, option
 from jobworker.cli.units import parse_duration
+from jobworker.program import write
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -42,6 +43,12 @@ def command(session: Session, /, job_id: str, grace: Fraction | None) -> None:
     Returns when the job has ended. Stopping a job that has ended already does nothing.
     """
     seconds = None if grace is None else float(grace)
-    call(session, f"stop job {job_id}", lambda client: client.stop(job_id, seconds))
+    call(
+        session,
+        f"stop job {job_id}",
+        lambda client: client.stop(job_id, seconds),
+        in_doubt="the server goes on stopping the job if the request has reached it: "
+        f"jobworker-cli status {job_id} says whether it has ended",
+    )
     if session.format == "json":
-        click.echo(json.dumps({"job_id": job_id}))
+        write(json.dumps({"job_id": job_id}))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import os
 import platform
+import textwrap
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -18,7 +19,9 @@ from jobworker import cgroups
 from jobworker.auth import checks
 from jobworker.auth.files import CredentialFiles
 from jobworker.cgroups.limits import TABLE
+from jobworker.daemon.listen import AddressInUse, client_address, free_port
 from jobworker.errors import CgroupUnavailable, ConfigError
+from jobworker.job.service import DEFAULT_CGROUP_ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 _OLDEST_KERNEL: Final = (5, 7)
 _FULL_KERNEL: Final = (5, 14)
 _SOON_DAYS: Final = 30
+_NARROWEST: Final = 20
 _LITTLE_SPACE: Final = 256 * 1024 * 1024
 
 
@@ -64,7 +68,9 @@ class Report:
 
 def look(
     *,
-    cgroup_root: Path,
+    host: str,
+    port: int,
+    cgroup_root: Path | None,
     cert: Path,
     key: Path,
     ca: Path,
@@ -78,9 +84,10 @@ def look(
         (
             kernel(platform.release()),
             user(os.geteuid()),
-            *_cgroups(cgroups.Service(cgroup_root)),
+            *_cgroups(cgroup_root),
             *certificates(CredentialFiles(cert, key, ca), datetime.now(UTC)),
             *(_directory(name, path.absolute()) for name, path in directories.items()),
+            address(host, port),
         )
     )
 
@@ -106,7 +113,14 @@ def user(uid: int) -> Finding:
     return Finding("kernel", "user", Verdict.NOTE, f"uid {uid}: jobs can only run as this user")
 
 
-def _cgroups(service: cgroups.Service) -> Iterator[Finding]:
+def _cgroups(given: Path | None) -> Iterator[Finding]:
+    try:
+        root = cgroups.choose_root(given, default=DEFAULT_CGROUP_ROOT)
+    except CgroupUnavailable as error:
+        yield Finding("cgroups", "root", Verdict.FAILED, str(error))
+        return
+    yield Finding("cgroups", "root", Verdict.OK, f"{root.path}: {root.reason}")
+    service = cgroups.Service(root.path.absolute())
     try:
         yield Finding("cgroups", "hierarchy", Verdict.OK, service.check_setup())
     except CgroupUnavailable as error:
@@ -121,22 +135,33 @@ def _cgroups(service: cgroups.Service) -> Iterator[Finding]:
 
 def controllers(found: Mapping[str, cgroups.Controller]) -> Iterator[Finding]:
     """Say of each controller which limits it makes possible; without one, jobs run unlimited."""
-    limits = _limits_by_controller()
+    flags = _flags_by_controller()
+    bound = [controller for controller in found.values() if controller.bound_at]
     for name, controller in found.items():
-        what = ", ".join(limits[name])
+        what = ", ".join(flags[name])
         if controller.available:
-            yield Finding("cgroups", name, Verdict.OK, f"limits: {what}")
-        else:
-            detail = f"{controller.reason} (without it, no {what})"
-            yield Finding("cgroups", name, Verdict.NOTE, detail)
+            yield Finding("cgroups", name, Verdict.OK, what)
+            continue
+        reason = controller.reason
+        if len(bound) > 1 and controller in bound:
+            reason = f"bound to cgroup v1 at {controller.bound_at}"
+        yield Finding("cgroups", name, Verdict.NOTE, f"{reason}. Without it there is no {what}")
+    if len(bound) > 1:
+        detail = (
+            "what is bound to cgroup v1 becomes free when the machine boots with "
+            "cgroup_no_v1=all (or systemd.unified_cgroup_hierarchy=1)"
+        )
+        yield Finding("cgroups", "remedy", Verdict.NOTE, detail)
 
 
-def _limits_by_controller() -> dict[str, list[str]]:
+def _flags_by_controller() -> dict[str, list[str]]:
+    """Return the flags of `jobworker-cli start` that need a controller, by its name."""
     found: dict[str, list[str]] = {}
     for row in TABLE:
-        limits = found.setdefault(row.controller, [])
-        if row.limit not in limits:
-            limits.append(row.limit)
+        flags = found.setdefault(row.controller, [])
+        flag = f"--{row.limit.replace('_', '-')}"
+        if flag not in flags:
+            flags.append(flag)
     return found
 
 
@@ -185,27 +210,57 @@ def _directory(name: str, directory: Path) -> Finding:
     if obstacle:
         return Finding("directories", name, Verdict.FAILED, f"cannot use {directory}: {obstacle}")
     free = state.f_bavail * state.f_frsize
-    return room(name, f"{directory}{'' if there == directory else ' will be created;'}", free)
+    return room(name, f"{directory}{'' if there == directory else ' (will be created)'}", free)
 
 
 def room(name: str, what: str, free: int) -> Finding:
     """Judge how many bytes a directory's file system has `free`."""
     verdict = Verdict.OK if free > _LITTLE_SPACE else Verdict.NOTE if free else Verdict.FAILED
     said = f"{free / 2**30:.1f} GiB" if free > _LITTLE_SPACE else f"{free / 2**20:.0f} MiB"
-    return Finding("directories", name, verdict, f"{what} {said} free")
+    return Finding("directories", name, verdict, f"{what}: {said} free")
 
 
-def as_text(report: Report) -> str:
-    """Write the findings for people, with a closing line that says what they come to."""
+def address(host: str, port: int) -> Finding:
+    """Say whether a server could listen."""
+    where = client_address(host, port)
+    try:
+        free_port(host, port)
+    except AddressInUse:
+        detail = f"{where} is in use, by a server that runs already or by another program"
+        return Finding("network", "listen", Verdict.NOTE, detail)
+    except ConfigError as error:
+        return Finding("network", "listen", Verdict.FAILED, str(error))
+    return Finding("network", "listen", Verdict.OK, f"{where} is free")
+
+
+def as_text(report: Report, width: int | None = None) -> str:
+    """Write the findings for people, with a closing line that says what they come to.
+
+    Lines are at most `width` columns long where a word of them allows it; None leaves them whole.
+    """
     lines = []
     section = ""
     for finding in report.findings:
         if finding.section != section:
             section = finding.section
             lines.append(f"{section}:")
-        lines.append(f"  {finding.verdict.value:<6}  {finding.name:<9}  {finding.detail}")
-    lines.append("jobs can run here" if report.usable else "jobs cannot run here, see: failed")
+        start = f"  {finding.verdict.value:<6}  {finding.name:<9}  "
+        lines += _fitted(start, finding.detail, width)
+    lines.append("jobs can run here" if report.usable else "jobs cannot run here; see what failed")
     return "\n".join(lines)
+
+
+def _fitted(start: str, text: str, width: int | None) -> list[str]:
+    if width is None:
+        return [start + text]
+    return textwrap.wrap(
+        text,
+        max(width, len(start) + _NARROWEST),
+        initial_indent=start,
+        subsequent_indent=" " * len(start),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def as_json(report: Report) -> str:

@@ -3,49 +3,62 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Final
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Final
 
 from jobworker.auth.policy import Policy
+from jobworker.cgroups.delegation import OWN
 from jobworker.errors import ConfigError
-from jobworker.rpc.defaults import DEFAULT_PORT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 DEFAULT_CONFIG: Final = Path("/etc/jobworker/jobworker.toml")
 ENV_PREFIX: Final = "JOBWORKER"
 SERVER_PREFIX: Final = "JOBWORKER_SERVER"
 
-_EVERY_ADDRESS: Final = ("", "0.0.0.0", "::")  # noqa: S104 - they are recognized, not used
+_PATHS: Final = (
+    "cert", "key", "ca", "log-dir", "state-dir", "run-dir", "cgroup-root", "audit-log"
+)  # fmt: skip
+_NO_PATH: Final = ("cgroup-root", str(OWN))
+SETTINGS: Final = ("listen", *_PATHS, "users")
+"""What a configuration file may say; but for `users` a key is a flag of ``serve``."""
 
-_Path = Annotated[str, msgspec.Meta(min_length=1)]
 
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """What a configuration file says."""
 
-class ConfigFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename="kebab"):
-    """What a configuration file may say; a key is a flag of ``jobworker serve`` without dashes."""
-
-    listen: str | None = None
-    cert: _Path | None = None
-    key: _Path | None = None
-    ca: _Path | None = None
-    log_dir: _Path | None = None
-    state_dir: _Path | None = None
-    run_dir: _Path | None = None
-    cgroup_root: _Path | None = None
-    audit_log: _Path | None = None
-    users: dict[str, list[str]] | None = None
+    path: Path
+    settings: Mapping[str, str]
+    users: Mapping[str, Sequence[str]] | None = None
 
     def defaults(self) -> dict[str, str]:
-        """Return the settings given, by the names of the flags' parameters."""
-        given = msgspec.structs.asdict(self)
-        return {k: v for k, v in given.items() if v is not None and k != "users"}
+        """Return the settings by the names of the flags' parameters.
+
+        A relative path is relative to the file.
+        """
+        directory = self.path.absolute().parent
+        return {
+            key.replace("-", "_"): value
+            if key not in _PATHS or (key, value) == _NO_PATH
+            else str(directory / value)
+            for key, value in self.settings.items()
+        }
 
     def policy(self) -> Policy:
         """Return who may do what: the file's users instead of the seed's, if it names any.
 
         Raises ConfigError for an unknown role or an impossible user's name.
         """
-        return Policy() if self.users is None else Policy.from_names(self.users)
+        if self.users is None:
+            return Policy()
+        try:
+            return Policy.from_names(self.users)
+        except ConfigError as error:
+            raise ConfigError(f"cannot use the configuration {self.path}: {error}") from error
 
 
 def read(path: Path | None) -> ConfigFile:
@@ -54,45 +67,40 @@ def read(path: Path | None) -> ConfigFile:
     Raises ConfigError with the file and the key.
     """
     try:
-        content: dict[str, Any] = tomllib.loads((path or DEFAULT_CONFIG).read_text())
-        return msgspec.convert(content, ConfigFile)
+        content = tomllib.loads((path or DEFAULT_CONFIG).read_text(encoding="utf-8"))
+        _check(content)
     except FileNotFoundError:
         if path is None:
-            return ConfigFile()
+            return ConfigFile(DEFAULT_CONFIG, {})
         raise ConfigError(f"cannot read the configuration {path}: there is no such file") from None
     except OSError as error:
         raise ConfigError(
             f"cannot read the configuration {path or DEFAULT_CONFIG}: {error.strerror}"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+    except ValueError as error:
         raise ConfigError(
             f"cannot use the configuration {path or DEFAULT_CONFIG}: {error}"
         ) from error
+    users = content.pop("users", None)
+    return ConfigFile(path or DEFAULT_CONFIG, content, users)
 
 
-def parse_listen(text: str) -> tuple[str, int]:
-    """Return host and port of ``HOST:PORT``, ``HOST``, ``:PORT`` or ``[IPV6]:PORT``.
-
-    Port 0 lets the kernel choose. Raises ConfigError.
-    """
-    host, colon, port = text.rpartition(":")
-    if not colon or (":" in host and not host.startswith("[")) or text.endswith("]"):
-        host, port = text, str(DEFAULT_PORT)
-    host = host.removeprefix("[").removesuffix("]")
-    if not (port.isascii() and port.isdigit() and int(port) < 2**16):
-        raise ConfigError(f"cannot listen on {text!r}: the port is not a number from 0 to 65535")
-    return host, int(port)
-
-
-def reachable_host(host: str) -> str:
-    """Return where clients on this host reach a server that listens on `host`.
-
-    A server that listens on every address has none of its own, and no client takes an empty one.
-    """
-    return "localhost" if host in _EVERY_ADDRESS else host
+def _check(content: Mapping[str, Any]) -> None:
+    """Raise ValueError for a key that there is not, and a value of the wrong kind."""
+    for key, value in content.items():
+        if key not in SETTINGS:
+            meant = get_close_matches(key, SETTINGS, 1)
+            known = f"did you mean {meant[0]}?" if meant else f"there are: {', '.join(SETTINGS)}"
+            raise ValueError(f"there is no setting {key!r}; {known}")
+        if key == "users":
+            _check_users(value)
+        elif not isinstance(value, str) or not value:
+            raise ValueError(f"{key} must be a string that is not empty")
 
 
-def client_address(host: str, port: int) -> str:
-    """Return what clients on this host can be given as the address of a server on `host`."""
-    host = reachable_host(host)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _check_users(users: object) -> None:
+    if not isinstance(users, dict):
+        raise ValueError("users must be a table, [users]")  # noqa: TRY004 - of what was written
+    for user, roles in users.items():
+        if not isinstance(roles, list) or not all(isinstance(role, str) for role in roles):
+            raise ValueError(f'users: {user} must have a list of roles, such as ["query"]')

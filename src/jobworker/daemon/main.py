@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 import jobworker
+from jobworker import program
+from jobworker.cgroups.delegation import OWN
+from jobworker.command import Group, Option
 from jobworker.daemon import config
+from jobworker.daemon.listen import parse_listen
 from jobworker.errors import JobWorkerError
 from jobworker.job.service import (
     DEFAULT_CGROUP_ROOT,
@@ -29,13 +34,30 @@ if TYPE_CHECKING:
 
 _PROGRAM: Final = "jobworker"
 _CERTS: Final = Path("/etc/jobworker/certs")
+
+
+class _Absolute(click.Path):
+    """A path that messages name in full: who reads them may be elsewhere."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return Path(os.fsdecode(super().convert(value, param, ctx))).absolute()
+
+
+class _CgroupRoot(_Absolute):
+    """A path, or the word that stands for the server's own cgroup."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return OWN if value == str(OWN) else super().convert(value, param, ctx)
+
+
 # Whether they can be read is for those to say that read them.
-_FILE: Final = click.Path(path_type=Path, dir_okay=False, readable=False)
-_DIRECTORY: Final = click.Path(path_type=Path, file_okay=False, readable=False)
+_FILE: Final = _Absolute(path_type=Path, dir_okay=False, readable=False)
+_DIRECTORY: Final = _Absolute(path_type=Path, file_okay=False, readable=False)
+_AS_TYPED: Final = click.Path(path_type=Path, file_okay=False, readable=False)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(jobworker.__version__, prog_name=_PROGRAM)
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(jobworker.__version__, prog_name=_PROGRAM, message="%(prog)s %(version)s")
 def cli() -> None:
     """Run commands on this host for remote clients.
 
@@ -50,11 +72,14 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
             "--config",
             "config_file",
             type=_FILE,
+            cls=Option,
             envvar="JOBWORKER_CONFIG",
+            show_envvar=True,
             is_eager=True,
             expose_value=False,
             callback=_read_config,
-            help=f"Configuration file.  [default: {config.DEFAULT_CONFIG}, if there is one]",
+            default_text=f"{config.DEFAULT_CONFIG}, if there is one",
+            help="Configuration file; relative paths in it are relative to it.",
         ),
         _option("--listen", default=DEFAULT_ADDRESS, metavar="HOST:PORT",
                 help="Address to serve on; port 0 takes a free one."),
@@ -68,8 +93,10 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Where the registry of jobs is kept."),
         _option("--run-dir", type=_DIRECTORY, default=DEFAULT_RUN_DIR,
                 help="Where server and shim meet."),
-        _option("--cgroup-root", type=_DIRECTORY, default=DEFAULT_CGROUP_ROOT,
-                help="A cgroup2 mount or a directory in one; mounted if it is missing or empty."),
+        _option("--cgroup-root", type=_CgroupRoot(file_okay=False, readable=False),
+                default_text=f"the same if it was delegated, else {DEFAULT_CGROUP_ROOT}",
+                help="A cgroup2 mount or a directory in one; mounted if it is missing or empty. "
+                f'"{OWN}" stands for the cgroup that the server was started in.'),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -81,7 +108,7 @@ def _option(flag: str, **attributes: Any) -> Callable[..., Any]:
     # JOBWORKER_CERT and its like are the client's; who has exported them must not serve with them.
     prefix = config.ENV_PREFIX if name not in ("CERT", "KEY", "CA") else config.SERVER_PREFIX
     return click.option(
-        flag, envvar=f"{prefix}_{name}", show_default=True, show_envvar=True,
+        flag, cls=Option, envvar=f"{prefix}_{name}", show_default=True, show_envvar=True,
         **attributes,
     )  # fmt: skip
 
@@ -95,9 +122,14 @@ def _read_config(context: click.Context, _option: click.Parameter, path: Path | 
     context.default_map = file.defaults()
 
 
-@cli.command()
+@cli.command(short_help="Serve until SIGTERM or Ctrl-C")
 @_settings
-@_option("--audit-log", type=_FILE, help="Audit log.  [default: audit.log in the state directory]")
+@_option(
+    "--audit-log",
+    type=_FILE,
+    default_text="audit.log in the state directory",
+    help="Where every decision and every change is written.",
+)
 @click.option(
     "--cleanup",
     is_flag=True,
@@ -111,7 +143,7 @@ def serve(context: click.Context, /, listen: str, audit_log: Path | None, **give
     from jobworker.daemon.serve import Settings
     from jobworker.daemon.serve import serve as run
 
-    host, port = config.parse_listen(listen)
+    host, port = parse_listen(listen)
     settings = Settings(
         host=host, port=port, policy=context.obj,
         audit_log=audit_log or given["state_dir"] / "audit.log", **given,
@@ -119,10 +151,10 @@ def serve(context: click.Context, /, listen: str, audit_log: Path | None, **give
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    asyncio.run(run(settings, lambda address: click.echo(f"jobworker is ready on {address}")))
+    asyncio.run(run(settings, lambda address: program.write(f"jobworker is ready on {address}")))
 
 
-@cli.command()
+@cli.command(short_help="Show whether jobs could run here")
 @_settings
 @click.option(
     "--format",
@@ -132,26 +164,28 @@ def serve(context: click.Context, /, listen: str, audit_log: Path | None, **give
     show_default=True,
     help="How to show it.",
 )
-def check(style: str, **places: Any) -> None:
+@click.pass_context
+def check(context: click.Context, /, style: str, **places: Any) -> None:
     """Show whether jobs could run here, and which limits the kernel can apply.
 
     Exit status 1 if jobs could not run.
     """
     from jobworker.daemon import check as checking
 
-    del places["listen"]
-    found = checking.look(**places)
-    click.echo(checking.as_json(found) if style == "json" else checking.as_text(found))
-    sys.exit(0 if found.usable else 1)
+    host, port = parse_listen(places.pop("listen"))
+    found = checking.look(host=host, port=port, **places)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    program.write(checking.as_json(found) if style == "json" else checking.as_text(found, width))
+    context.exit(0 if found.usable else program.FAILED)
 
 
-@cli.group()
+@cli.group(short_help="Make certificates for development")
 def certs() -> None:
     """Make certificates for development and tests."""
 
 
-@certs.command()
-@click.argument("directory", type=_DIRECTORY, default=Path("certs"))
+@certs.command(short_help="Make an authority and the usual certificates")
+@click.argument("directory", type=_AS_TYPED, default=Path("certs"))
 @click.option(
     "--name",
     "names",
@@ -170,33 +204,40 @@ def init(directory: Path, names: tuple[str, ...], force: bool) -> None:
     _say(making.init(directory, names=names, force=force))
 
 
-@certs.command()
+@certs.command(short_help="Make a certificate for a further user")
 @click.argument("common_name")
-@click.argument("directory", type=_DIRECTORY, default=Path("certs"))
-def user(common_name: str, directory: Path) -> None:
+@click.argument("directory", type=_AS_TYPED, default=Path("certs"))
+@click.option("--force", is_flag=True, help="Issue the certificate anew, with a new key.")
+def user(common_name: str, directory: Path, force: bool) -> None:
     """Issue a client certificate for a further user.
 
     What the user may do is said in the server's configuration, under [users].
     """
     from jobworker.auth import certs as making
 
-    _say(making.issue_client(directory, common_name))
+    _say(making.issue_client(directory, common_name, force=force))
+
+
+@cli.command("help", short_help="Help about any command")
+@click.argument("names", metavar="[COMMAND]...", nargs=-1)
+@click.pass_context
+def show_help(context: click.Context, names: tuple[str, ...]) -> None:
+    """Show the help of COMMAND, or of the program."""
+    program.show_help(context, names)
 
 
 def _say(outcome: Outcome) -> None:
     for path in outcome.written:
-        click.echo(f"wrote {path}")
+        program.write(f"wrote {path}")
     for path in outcome.kept:
-        click.echo(f"kept  {path}")
+        program.write(f"kept  {path}")
 
 
 def main() -> None:
-    """Run the program; errors that jobworker raises on purpose become one line and status 1."""
-    try:
-        cli(prog_name=_PROGRAM)
-    except JobWorkerError as error:
-        click.echo(f"{_PROGRAM}: {error}", err=True)
-        sys.exit(1)
+    """Run the program and exit."""
+    if "_JOBWORKER_COMPLETE" in os.environ:
+        cli.main(prog_name=_PROGRAM)
+    sys.exit(program.run(cli, _PROGRAM, sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -9,18 +9,19 @@ import resource
 import signal
 import socket
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from jobworker import job
+from jobworker import cgroups, job
 from jobworker.auth import tls
 from jobworker.auth.audit import Audit
-from jobworker.daemon.config import client_address, reachable_host
+from jobworker.daemon import listen
 from jobworker.errors import ConfigError
+from jobworker.job.service import DEFAULT_CGROUP_ROOT
 from jobworker.rpc.defaults import MAX_MESSAGE
 from jobworker.rpc.guard import Guard
 from jobworker.rpc.server import JobWorker
@@ -61,7 +62,7 @@ class Settings:
     log_dir: Path
     state_dir: Path
     run_dir: Path
-    cgroup_root: Path
+    cgroup_root: Path | None
     audit_log: Path
     cleanup: bool
     policy: Policy
@@ -78,16 +79,19 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
         audit = Audit.open(settings.audit_log)
         stack.callback(audit.close)
         credentials = tls.server_credentials(settings.cert, settings.key, settings.ca)
+        root = cgroups.choose_root(settings.cgroup_root, default=DEFAULT_CGROUP_ROOT)
         jobs = job.Service(
             log_dir=settings.log_dir,
             state_dir=settings.state_dir,
             run_dir=settings.run_dir,
-            cgroup_root=settings.cgroup_root,
+            cgroup_root=root.path,
             on_change=lambda change: _audit_change(audit, change),
         )
         if settings.cleanup:
             stack.callback(jobs.cgroups.cleanup)
         await stack.enter_async_context(jobs)
+        if count := jobs.unfinished:
+            log.info("jobs of an earlier server found running: %d", count)
         guard = Guard(settings.policy, audit)
         server = grpc.aio.server(interceptors=[guard], options=_OPTIONS)
         healthy = await _add_services(server, JobWorker(jobs))
@@ -95,9 +99,10 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
         await server.start()
         stack.push_async_callback(_shut_down, server, guard, healthy)
         await _refuse_old_tls(settings, port)
-        address = client_address(settings.host, port)
-        log.info("serving on %s", address)
+        address = listen.client_address(settings.host, port)
+        log.debug("serving on %s", address)
         ready(address)
+        log.info("the root of the jobs' cgroups is %s: %s", root.path, root.reason)
         _notify("READY=1")
         await stopped.wait()
         log.info("shutting down; jobs go on running")
@@ -120,6 +125,8 @@ def _stop_signals() -> asyncio.Event:
 def _audit_change(audit: Audit, change: job.Change) -> None:
     record = change.job.record
     fields: dict[str, Any] = {"user": change.user or record.owner, "command": record.spec.command}
+    if change.event == "limits updated":
+        fields["limits"] = asdict(record.limits, dict_factory=_without_absent)
     if record.finished:
         status = record.status
         fields["status"] = status.state.value
@@ -127,6 +134,10 @@ def _audit_change(audit: Audit, change: job.Change) -> None:
         fields["exit_code"] = status.exit_code
         fields["signal"] = status.signal
     audit.change(change.event, job_id=record.id, **fields)
+
+
+def _without_absent(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in pairs if value not in (None, ())}
 
 
 async def _add_services(server: grpc.aio.Server, worker: JobWorker) -> health.aio.HealthServicer:
@@ -142,37 +153,20 @@ async def _add_services(server: grpc.aio.Server, worker: JobWorker) -> health.ai
 
 
 def _bind(server: grpc.aio.Server, settings: Settings, credentials: grpc.ServerCredentials) -> int:
-    address = _address(settings.host or "[::]", settings.port)
+    port = listen.free_port(settings.host, settings.port)
+    where = listen.address(settings.host or "::", port)
     try:
-        port = server.add_secure_port(address, credentials)
+        bound = server.add_secure_port(where, credentials)
     except RuntimeError as error:
-        raise ConfigError(f"cannot listen on {address}: {_why_not(settings)}") from error
-    if port == 0:
-        raise ConfigError(f"cannot listen on {address}: {_why_not(settings)}")
+        raise ConfigError(f"cannot listen on {where}: gRPC refused the address") from error
+    if bound != port:
+        raise ConfigError(f"cannot listen on {where}: gRPC got port {bound}")
     return port
-
-
-def _why_not(settings: Settings) -> str:
-    """Say why an address cannot be listened on, which grpcio does not."""
-    try:
-        found = socket.getaddrinfo(
-            settings.host or None, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        family, kind, protocol, _, address = found[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.bind(address)
-    except OSError as error:
-        return error.strerror or str(error)
-    return "grpc refused the address"
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
 async def _refuse_old_tls(settings: Settings, port: int) -> None:
     """Connect to ourselves with TLS 1.2: serving is refused if that gets through."""
-    host = reachable_host(settings.host)
+    host = listen.reachable_host(settings.host)
     if await tls.probe_tls12(host, port):
         raise ConfigError("cannot serve: a TLS 1.2 handshake succeeds, only TLS 1.3 must")
 

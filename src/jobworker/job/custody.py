@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 from jobworker import output, shim
 from jobworker.errors import (
-    FailedPrecondition,
     JobNotFound,
     JobWorkerError,
+    LaunchFailed,
     ShimUnavailable,
     Unavailable,
 )
@@ -100,6 +100,10 @@ class Custody:
     def get(self, job_id: str) -> Job | None:
         """Return a live job."""
         return self._jobs.get(job_id)
+
+    def jobs(self) -> list[Job]:
+        """Return all live jobs."""
+        return list(self._jobs.values())
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -242,8 +246,8 @@ class Custody:
                 self._adopt(job, await client.attach(job.id))
             except JobNotFound:
                 pass  # It has ended since: the event has come, or its record is on disk.
-            except FailedPrecondition:
-                await self._abandon(job)  # Its execve has failed since.
+            except LaunchFailed:
+                await self._abandon(job)
                 return
             else:
                 return

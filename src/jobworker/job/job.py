@@ -7,15 +7,21 @@ import os
 from typing import TYPE_CHECKING
 
 from jobworker.errors import JobWorkerError
+from jobworker.job import stats
+from jobworker.job.freezer import is_frozen
+from jobworker.job.state import State
 from jobworker.job.stream import OutputStream
 from jobworker.output import follow, open_for_reading, read_to, size
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
     from pathlib import Path
 
+    from jobworker.cgroups import Cgroup
     from jobworker.job.record import JobRecord
     from jobworker.job.spec import JobSpec
     from jobworker.job.state import JobStatus
+    from jobworker.job.stats import Sample
     from jobworker.output import Follower, Watcher
 
 
@@ -26,10 +32,13 @@ class Job:
     always consistent; everything that waits belongs to the Service's event loop.
     """
 
-    def __init__(self, record: JobRecord, log_dir: Path, watcher: Watcher) -> None:
+    def __init__(
+        self, record: JobRecord, *, log_dir: Path, watcher: Watcher, cgroup: Cgroup
+    ) -> None:
         self._record = record
         self._log_dir = log_dir
         self._watcher = watcher
+        self._cgroup = cgroup
         self._finished = asyncio.Event()
         if record.finished:
             self._finished.set()
@@ -59,6 +68,14 @@ class Job:
         """Whether the job has ended: nothing about it, its output included, will change."""
         return self._record.finished
 
+    @property
+    def paused(self) -> bool:
+        """Whether the kernel keeps all processes of the job frozen now, on whoever's behalf.
+
+        Raises OSError if the kernel cannot be asked.
+        """
+        return self.status.state is State.RUNNING and is_frozen(self._cgroup)
+
     def publish(self, record: JobRecord) -> None:
         """Replace what is known; for the Service that owns the job."""
         self._record = record
@@ -70,6 +87,23 @@ class Job:
         """Return the final status once the job has finished."""
         await self._finished.wait()
         return self.status
+
+    async def sample(self) -> Sample:
+        """Return what the job uses now, or has used if it has ended.
+
+        Raises FailedPrecondition if the kernel's figures cannot be read, or ResourceExhausted.
+        """
+        return await stats.sample(self, self._cgroup)
+
+    def stream_samples(
+        self, interval: float = stats.DEFAULT_INTERVAL
+    ) -> AsyncGenerator[Sample, None]:
+        """Yield a sample now and every `interval` seconds; the last one is that of the job's end.
+
+        Raises InvalidArgument, and what `sample` raises.
+        """
+        stats.check_interval(interval)
+        return stats.samples(self, self._cgroup, interval)
 
     def output_size(self) -> int | None:
         """Return how many bytes of output there are, or None if the output is gone.

@@ -9,7 +9,7 @@ import signal
 from typing import TYPE_CHECKING, Final
 
 from jobworker.job.outcome import Told
-from jobworker.job.processes import pid_of, send_signal, wait_empty, wait_readable
+from jobworker.job.processes import wait_empty, wait_readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_JOB_CONTROL: Final = (
+    signal.SIGCONT,
+    signal.SIGSTOP,
+    signal.SIGTSTP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+)
 _RETRY: Final = 1.0
 """Seconds until a cgroup that could not be emptied is tried again."""
 
@@ -64,29 +71,32 @@ class Orphan:
         self.told = self.told or told
         self._later(policy.grace, self._kill)
         if policy.grace > 0:
-            # SIGCONT: one that is stopped hears the signal only when it goes on (systemd.kill(5)).
-            for signum in (policy.signal, signal.SIGCONT):
-                self._signal(signum)
+            self._signal(policy.signal)
+            self._thaw()
 
     def _later(self, seconds: float, action: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         self._timers.append(loop.call_later(max(seconds, 0.0), action))
 
     def _signal(self, signum: int) -> None:
+        # A stopped process hears the signal only when it goes on (systemd.kill(5)).
+        then = () if signum in _JOB_CONTROL else (signal.SIGCONT,)
         try:
-            self._cgroup.signal(signum)
-            # As root, the main process may have left its cgroup.
-            if self._pidfd is not None and pid_of(self._pidfd) not in self._cgroup.processes():
-                send_signal(self._pidfd, signum)
+            self._cgroup.signal(signum, *then, main=self._pidfd)
         except (OSError, ValueError):
             log.exception("cannot signal job %s; it will be killed", self._cgroup.id)
 
-    def _kill(self) -> None:
-        if self._pidfd is not None:
-            send_signal(self._pidfd, signal.SIGKILL)
+    def _thaw(self) -> None:
+        """Let a job that is frozen use its grace period, now that the signal waits for it."""
         try:
-            self._cgroup.kill()
+            self._cgroup.thaw()
         except OSError:
+            log.exception("cannot thaw job %s; it will be killed", self._cgroup.id)
+
+    def _kill(self) -> None:
+        try:
+            self._cgroup.kill(self._pidfd)
+        except (OSError, ValueError):
             log.exception("cannot kill job %s; trying again", self._cgroup.id)
             self._later(_RETRY, self._kill)
 

@@ -9,11 +9,12 @@ import asyncio
 import contextlib
 import os
 import select
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jobworker.cgroups import Cgroup
     from jobworker.job.record import Process
 
@@ -60,21 +61,6 @@ def has_ended(pidfd: int) -> bool:
     return bool(poll.poll(0))
 
 
-def pid_of(pidfd: int) -> int:
-    """Return the pid of a pidfd's process in our pid namespace; -1 once it has been reaped."""
-    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "Pid":
-            return int(value)
-    return -1
-
-
-def send_signal(pidfd: int, signum: int) -> None:
-    """Signal the process of a pidfd; one that has ended does not mind."""
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, signum)
-
-
 async def wait_readable(fd: int) -> None:
     """Return once `fd` is readable; for a pidfd, that is when its process has ended."""
     loop = asyncio.get_running_loop()
@@ -92,17 +78,30 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 
 async def wait_empty(cgroup: Cgroup) -> None:
-    """Return once no process is left in `cgroup`, or the cgroup is gone.
+    """Return once no process is left in `cgroup`, or the cgroup is gone."""
+    await _wait_for_events(cgroup, lambda events: events.get("populated") != 1)
 
-    The kernel announces a change of ``populated`` by POLLPRI on cgroup.events (cgroup-v2.rst).
-    An epoll instance is itself readable when what it watches is ready, which asyncio can wait for.
+
+async def wait_frozen(cgroup: Cgroup, *, frozen: bool) -> None:
+    """Return once all processes of `cgroup` are frozen, or not all are; or once there are none."""
+    await _wait_for_events(
+        cgroup,
+        lambda events: events.get("frozen") == frozen or events.get("populated") != 1,
+    )
+
+
+async def _wait_for_events(cgroup: Cgroup, holds: Callable[[dict[str, int]], bool]) -> None:
+    """Return once cgroup.events says what is waited for, or the cgroup is gone.
+
+    The kernel announces each change of it by POLLPRI (cgroup-v2.rst). An epoll instance is itself
+    readable when what it watches is ready, which asyncio can wait for.
     """
     with contextlib.suppress(FileNotFoundError):
         events = cgroup.open_events()
         try:
             with select.epoll() as poll:
                 poll.register(events, select.EPOLLPRI)
-                while cgroup.populated(events):
+                while not holds(cgroup.events(events)):
                     await wait_readable(poll.fileno())
                     poll.poll(0)
         finally:

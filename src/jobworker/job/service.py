@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from jobworker import cgroups, output, shim
 from jobworker.errors import (
+    FailedPrecondition,
     JobNotFound,
     JobWorkerError,
     RequestConflict,
@@ -23,7 +24,8 @@ from jobworker.errors import (
 )
 from jobworker.exhaustion import exhausted
 from jobworker.ids import parse_job_id
-from jobworker.job import launch
+from jobworker.job import freezer, launch
+from jobworker.job.changes import Changes
 from jobworker.job.custody import Custody
 from jobworker.job.job import Job
 from jobworker.job.lock import DirectoryLock
@@ -45,14 +47,15 @@ DEFAULT_RUN_DIR: Final = Path("/run/jobworker")
 DEFAULT_CGROUP_ROOT: Final = Path("/cgroup2")
 
 _LEAVING_PATIENCE: Final = 5.0
-"""Seconds that launches under way are given to come to their end when the Service is left."""
+"""Seconds that what is under way is given to come to its end when the Service is left."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something that has happened to a job: it has "started", was told to stop, or has "ended".
+    """Something that has happened to a job.
 
-    `event` is "started", "stopping" or "ended"; `user` is who asked for it, empty for an end.
+    `event` is "started", "stopping" (it was told to stop), "limits updated", "paused", "resumed" or
+    "ended"; `user` is who asked for it, empty for an end.
     """
 
     event: str
@@ -96,6 +99,7 @@ class Service:
             connect=connect,
         )
         self._starting: dict[str, asyncio.Task[Job]] = {}
+        self._changes = Changes()
         self._leftovers: dict[str, Job] = {}
         self._unrecorded: dict[str, Job] = {}
         self._closing = False
@@ -112,6 +116,7 @@ class Service:
             self._watcher = stack.enter_context(output.Watcher())
             stack.push_async_callback(self._custody.close)
             await self._custody.open([self._job(record) for record in self._store.unfinished()])
+            self._read_limits_again()
             stack.push_async_callback(self._settle)
             self._exit = stack.pop_all()
         return self
@@ -233,15 +238,103 @@ class Service:
         """
         if grace is not None:
             check_seconds("grace", grace)
-        job = await self.fetch_job(job_id)
-        if job.id in self._starting:
-            await asyncio.wait([self._starting[job.id]])
-            job = await self.fetch_job(job_id)
+        job = await self._fetch_started(job_id)
         if not job.finished:
             self._on_change(Change("stopping", job, user))
             policy = job.spec.stop if grace is None else replace(job.spec.stop, grace=grace)
             await self._custody.stop(job, policy)
         return job
+
+    # Changing a running job
+
+    async def update_limits(self, job_id: str, limits: cgroups.Limits, *, user: str = "") -> Job:
+        """Change limits of a running job and return it; its record has the limits in force.
+
+        What `limits` leaves out stays as it is; MAX takes a limit away. All of them are applied and
+        read back, or none is. `user` is who wants it. A caller that is cancelled meanwhile does not
+        undo it. Raises InvalidArgument, JobNotFound, FailedPrecondition (the job has ended) and its
+        kinds ControllerUnavailable and LimitNotApplied, or ResourceExhausted.
+        """
+        return await self._change(
+            job_id, "change the limits of", lambda job: self._update_limits(job, limits, user)
+        )
+
+    async def pause_job(self, job_id: str, *, user: str = "") -> Job:
+        """Freeze a running job, and return it when the kernel says that all of it is frozen.
+
+        It stays *running*, its time limit goes on, and so does a pause after a restart of the
+        server. One that is paused stays as it is. `user` is who wants it. Raises InvalidArgument,
+        JobNotFound, FailedPrecondition (the job has ended, or cannot be frozen now) or
+        ResourceExhausted.
+        """
+        return await self._change(
+            job_id, "pause", lambda job: self._set_paused(job, user, paused=True)
+        )
+
+    async def resume_job(self, job_id: str, *, user: str = "") -> Job:
+        """Let a paused job go on; see `pause_job`."""
+        return await self._change(
+            job_id, "resume", lambda job: self._set_paused(job, user, paused=False)
+        )
+
+    async def _change(
+        self, job_id: str, doing: str, action: Callable[[Job], Awaitable[None]]
+    ) -> Job:
+        if self._closing:
+            raise ShuttingDown(f"cannot {doing} job {job_id}: the server is shutting down")
+        job = await self._fetch_started(job_id)
+
+        async def change() -> None:
+            if job.finished:
+                raise FailedPrecondition(f"cannot {doing} job {job.id}: it has ended")
+            await action(job)
+
+        await self._changes.run(job.id, change)
+        return job
+
+    async def _update_limits(self, job: Job, limits: cgroups.Limits, user: str) -> None:
+        # In a thread: the kernel may have to reclaim gigabytes before it answers.
+        changed = await asyncio.to_thread(self.cgroups.update_limits, job.id, limits)
+        if job.finished:
+            raise FailedPrecondition(f"cannot change the limits of job {job.id}: it has ended")
+        record = replace(job.record, limits=changed.limits, warnings=changed.limits.warnings())
+        try:
+            self._store.update(record)
+        except BaseException:
+            await asyncio.to_thread(changed.undo)
+            self._release_protection()
+            raise
+        job.publish(record)
+        self._on_change(Change("limits updated", job, user))
+
+    def _read_limits_again(self) -> None:
+        """Record the limits that are in force: an earlier server may have died changing some."""
+        for job in self._custody.jobs():
+            try:
+                limits = self.cgroups.cgroup(job.id).limits()
+            except (OSError, ValueError):
+                log.exception("cannot read the limits of job %s", job.id)
+                continue
+            if job.status.state is State.RUNNING and limits != job.record.limits:
+                job.publish(replace(job.record, limits=limits, warnings=limits.warnings()))
+                self._store.update(job.record)
+
+    async def _set_paused(self, job: Job, user: str, *, paused: bool) -> None:
+        if await freezer.set_frozen(self.cgroups.cgroup(job.id), frozen=paused):
+            self._on_change(Change("paused" if paused else "resumed", job, user))
+
+    async def _fetch_started(self, job_id: str) -> Job:
+        """Return a job, once it is known whether its command could be executed."""
+        job = await self.fetch_job(job_id)
+        if job.id in self._starting:
+            await asyncio.wait([self._starting[job.id]])
+            job = await self.fetch_job(job_id)
+        return job
+
+    @property
+    def unfinished(self) -> int:
+        """How many jobs have not ended."""
+        return len(self._custody)
 
     async def fetch_job(self, job_id: str) -> Job:
         """Return a job. Raises InvalidArgument (a malformed id) or JobNotFound."""
@@ -254,7 +347,12 @@ class Service:
         return self._job(record)
 
     def _job(self, record: JobRecord) -> Job:
-        return Job(record, self._log_dir, self._watcher)
+        return Job(
+            record,
+            log_dir=self._log_dir,
+            watcher=self._watcher,
+            cgroup=self.cgroups.cgroup(record.id),
+        )
 
     # What the custody reports
 
@@ -283,9 +381,10 @@ class Service:
             log.exception("memory that ended jobs had protected stays so; trying again later")
 
     async def _settle(self) -> None:
-        """Let the launches under way come to their end; an execve that hangs is not waited for."""
-        if self._starting:
-            await asyncio.wait(list(self._starting.values()), timeout=_LEAVING_PATIENCE)
+        """Let launches and changes come to their end; an execve that hangs is not waited for."""
+        if under_way := [*self._starting.values(), *self._changes.under_way]:
+            await asyncio.wait(under_way, timeout=_LEAVING_PATIENCE)
+        await self._changes.close()
 
 
 def _digest(stdin: bytes) -> str:

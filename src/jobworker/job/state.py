@@ -1,7 +1,7 @@
 """Which states a job can be in, and which events lead from one to the next. Pure: no I/O.
 
 The table `TRANSITIONS` is the only place that knows; the diagram in ARCHITECTURE.md is drawn from
-it (``python -m jobworker.job.state``).
+it by `diagram`.
 """
 
 from __future__ import annotations
@@ -116,7 +116,3 @@ def diagram() -> str:
         if not row:
             lines.append(f"    {state.value} --> [*]")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(diagram())  # noqa: T201

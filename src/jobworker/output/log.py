@@ -115,6 +115,11 @@ def prepare(log_dir: Path) -> None:
     try:
         log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
+        if error.errno == errno.ENOENT:  # As in /proc, whose directories cannot be made.
+            raise ConfigError(
+                f"cannot make the log directory {log_dir}: its file system does not allow it; "
+                "give a directory elsewhere"
+            ) from error
         raise _failure(f"make the log directory {log_dir}", error, ConfigError) from error
     with _log_directory(log_dir) as root:
         if os.fstat(root).st_mode & stat.S_IWOTH:

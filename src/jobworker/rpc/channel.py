@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import jobworker
 from jobworker.rpc.defaults import DEFAULT_PORT, MAX_MESSAGE
-from jobworker.rpc.v1.jobworker_pb2 import StopRequest
+from jobworker.rpc.v1.jobworker_pb2 import StatsRequest, StopRequest
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -59,4 +59,12 @@ def stop_request(job_id: UUID | str, grace: float | None) -> StopRequest:
     request = StopRequest(job_id=str(job_id))
     if grace is not None:
         request.grace.FromNanoseconds(round(grace * 1e9))
+    return request
+
+
+def stats_request(job_id: UUID | str, *, follow: bool, interval: float | None) -> StatsRequest:
+    """Return the request for samples; `interval` is seconds, None the server's own."""
+    request = StatsRequest(job_id=str(job_id), follow=follow)
+    if interval is not None:
+        request.interval.FromNanoseconds(round(interval * 1e9))
     return request

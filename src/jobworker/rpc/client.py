@@ -57,6 +57,11 @@ class Client:
     ) -> None:
         await self.close()
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to the server just now."""
+        return self._channel.get_state() is grpc.ChannelConnectivity.READY
+
     async def close(self) -> None:
         """Cancel what is under way and close the channel."""
         await self._channel.close()
@@ -72,6 +77,34 @@ class Client:
     async def status(self, job_id: UUID | str) -> pb.StatusResponse:
         """Ask for everything that is known of a job."""
         return await self._stub.Status(pb.StatusRequest(job_id=str(job_id)))
+
+    async def update_limits(self, job_id: UUID | str, limits: pb.Limits) -> pb.UpdateLimitsResponse:
+        """Change limits of a running job; what `limits` leaves out stays as it is."""
+        return await self._stub.UpdateLimits(
+            pb.UpdateLimitsRequest(job_id=str(job_id), limits=limits)
+        )
+
+    async def pause(self, job_id: UUID | str) -> pb.PauseResponse:
+        """Freeze a running job; returns when all of it is frozen."""
+        return await self._stub.Pause(pb.PauseRequest(job_id=str(job_id)))
+
+    async def resume(self, job_id: UUID | str) -> pb.ResumeResponse:
+        """Let a paused job go on."""
+        return await self._stub.Resume(pb.ResumeRequest(job_id=str(job_id)))
+
+    async def stats(
+        self, job_id: UUID | str, *, follow: bool = False, interval: float | None = None
+    ) -> AsyncGenerator[pb.StatsResponse, None]:
+        """Yield what a job uses: one sample, or with `follow` one every `interval` seconds.
+
+        The last one is that of the job's end. None is the server's own interval, a second.
+        """
+        call = self._stub.Stats(channel.stats_request(job_id, follow=follow, interval=interval))
+        try:
+            async for message in call:
+                yield message
+        finally:
+            call.cancel()
 
     async def output(
         self,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from jobworker.job.record import JobRecord
+    from jobworker.job.stats import Sample
 
 STATUSES: Final[Mapping[State, pb.Status.ValueType]] = {
     State.PENDING: pb.STATUS_PENDING,
@@ -187,8 +188,8 @@ def command_message(spec: JobSpec) -> pb.Command:
     return pb.Command(name=spec.command, args=spec.args)
 
 
-def job_message(record: JobRecord, output_size: int | None) -> pb.Job:
-    """Write everything that is known of a job; `output_size` is in bytes, as of now."""
+def job_message(record: JobRecord, output_size: int | None, *, paused: bool = False) -> pb.Job:
+    """Write everything that is known of a job; `output_size` (bytes) and `paused` as of now."""
     spec = record.spec
     message = pb.Job(
         id=record.id,
@@ -205,6 +206,7 @@ def job_message(record: JobRecord, output_size: int | None) -> pb.Job:
         created_at=_timestamp(record.created_at),
         output_size=output_size,
         warnings=record.warnings,
+        paused=paused,
     )
     if spec.timeout is not None:
         message.timeout.CopyFrom(_duration(spec.timeout))
@@ -217,6 +219,17 @@ def job_message(record: JobRecord, output_size: int | None) -> pb.Job:
     if record.finished:
         message.usage.CopyFrom(_usage(record.usage))
     return message
+
+
+def sample_message(sample: Sample) -> pb.StatsResponse:
+    """Write what a job uses."""
+    return pb.StatsResponse(
+        time=_timestamp(sample.time),
+        usage=_usage(sample.usage),
+        paused=sample.paused,
+        status=status_detail(sample.status),
+        **sample.current,
+    )
 
 
 def _usage(usage: Mapping[str, int]) -> pb.Usage:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+from jobworker.job.stats import DEFAULT_INTERVAL
 from jobworker.rpc import convert
 from jobworker.rpc.guard import caller
 from jobworker.rpc.v1 import jobworker_pb2 as pb
@@ -43,7 +45,7 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
         """Tell what is known of a job."""
         found = await self._jobs.fetch_job(request.job_id)
         record = found.record
-        message = convert.job_message(record, found.output_size())
+        message = convert.job_message(record, found.output_size(), paused=found.paused)
         return pb.StatusResponse(status=message.status, job=message)
 
     async def Output(  # noqa: N802
@@ -57,3 +59,39 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
             end = stream.end()
         message = pb.OutputEnd(status=convert.status_detail(end.status), size=end.size)
         yield pb.OutputResponse(offset=end.offset, end=message)
+
+    async def UpdateLimits(  # noqa: N802
+        self, request: pb.UpdateLimitsRequest, _context: Any
+    ) -> pb.UpdateLimitsResponse:
+        """Change limits of a running job."""
+        changed = await self._jobs.update_limits(
+            request.job_id, convert.limits(request.limits), user=caller().common_name
+        )
+        record = changed.record
+        return pb.UpdateLimitsResponse(
+            limits=convert.limits_message(record.limits), warnings=record.warnings
+        )
+
+    async def Pause(self, request: pb.PauseRequest, _context: Any) -> pb.PauseResponse:  # noqa: N802
+        """Pause a job and answer once it is frozen."""
+        await self._jobs.pause_job(request.job_id, user=caller().common_name)
+        return pb.PauseResponse()
+
+    async def Resume(self, request: pb.ResumeRequest, _context: Any) -> pb.ResumeResponse:  # noqa: N802
+        """Let a paused job go on."""
+        await self._jobs.resume_job(request.job_id, user=caller().common_name)
+        return pb.ResumeResponse()
+
+    async def Stats(  # noqa: N802
+        self, request: pb.StatsRequest, _context: Any
+    ) -> AsyncIterator[pb.StatsResponse]:
+        """Stream samples of what a job uses, or send one."""
+        found = await self._jobs.fetch_job(request.job_id)
+        interval = DEFAULT_INTERVAL
+        if request.HasField("interval"):
+            interval = convert.seconds(request.interval)
+        async with aclosing(found.stream_samples(interval)) as samples:
+            async for sample in samples:
+                yield convert.sample_message(sample)
+                if not request.follow:
+                    return

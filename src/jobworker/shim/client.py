@@ -143,7 +143,9 @@ class Client:
         """Return the main process of a job that was launched earlier.
 
         Raises JobNotFound if the job has ended (`on_ended` has been called by then, or exit.json is
-        there) or was never launched, ResourceExhausted or ShimUnavailable.
+        there) or was never launched, LaunchFailed if the launch was still under way and has failed
+        now (no process is left then, and the cgroup is empty, but still there), ResourceExhausted
+        or ShimUnavailable.
         """
         received = await self._call("attach", {"job_id": job_id})
         if "error" in received.message:

@@ -46,10 +46,12 @@ def answers(run_dir: int) -> bool:
 
 
 class Listener:
-    """The listening socket. Whoever opens it must hold the lock."""
+    """The listening socket. Whoever opens it must hold the lock, whose descriptor is `held`."""
 
-    def __init__(self, run_dir: int) -> None:
+    def __init__(self, run_dir: int, held: int) -> None:
         self._run_dir = run_dir
+        self._held = held
+        self._name: tuple[int, int] | None = None
         self.open()
 
     def open(self) -> None:
@@ -60,6 +62,7 @@ class Listener:
         self._socket.bind(socket_address(self._run_dir))
         os.chmod(wire.SOCKET_NAME, 0o600, dir_fd=self._run_dir)
         self._socket.listen(_BACKLOG)
+        self._name = self._identity(wire.SOCKET_NAME)
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
@@ -72,6 +75,21 @@ class Listener:
         except (BlockingIOError, ConnectionAbortedError):
             return None
 
+    def is_unreachable(self) -> bool:
+        """Whether the socket's name is gone, or another's, and nobody else may listen in its place.
+
+        Where the lock's name is gone too, another shim may have taken over; that is let be.
+        """
+        if self._identity(wire.SOCKET_NAME) == self._name:
+            return False
+        held = os.fstat(self._held)
+        return self._identity(wire.LOCK_NAME) == (held.st_dev, held.st_ino)
+
+    def reopen(self) -> None:
+        """Listen under the old name; connections that nobody has accepted are lost."""
+        self._socket.close()
+        self.open()
+
     def retire(self) -> socket.socket | None:
         """Take the socket away and close it; return a connection that was made before that.
 
@@ -82,6 +100,13 @@ class Listener:
             return self.accept()
         finally:
             self._socket.close()
+
+    def _identity(self, name: str) -> tuple[int, int] | None:
+        try:
+            status = os.stat(name, dir_fd=self._run_dir, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
 
     def _unlink(self) -> None:
         try:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from jobworker.cgroups.cgroup import Cgroup
 from jobworker.shim.log import log
+from jobworker.shim.retry import Retry
 from jobworker.shim.schedule import Schedule
 from jobworker.shim.spawn import SpawnFailure, read_failure
 from jobworker.shim.wire import ExitRecord
@@ -28,16 +29,23 @@ if TYPE_CHECKING:
     from jobworker.shim.wire import Launch
 
 _RETRY: Final = 1.0
-"""Seconds until a cgroup that could not be asked is asked again."""
+"""Seconds until a process that is traced is tried to be reaped again."""
+_STOPPING: Final = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+
+
+class _Moment(NamedTuple):
+    """A time since the epoch, and the same on the monotonic clock; seconds."""
+
+    at: float
+    monotonic: float
 
 
 class _Outcome(NamedTuple):
-    """What waitid(2) said of the main process, and when."""
+    """What waitid(2) said of the main process, and when it ended."""
 
     code: int
     status: int
-    ended_at: float
-    ended: float
+    ended: _Moment
 
 
 class LiveJob:
@@ -45,7 +53,8 @@ class LiveJob:
 
     `on_executed(job)` follows a successful execve; `on_ended(job)` comes when the main process is
     reaped and the cgroup is empty. `failure` is set if the child could not become the command;
-    then `on_executed` has not been called. It owns its descriptors until `close`.
+    then `on_executed` has not been called. `trouble` says why the cgroup could not be emptied, if
+    that is so. It owns its descriptors until `close`.
     """
 
     def __init__(
@@ -66,6 +75,7 @@ class LiveJob:
         self.job_dir = job_dir
         self.executed = False
         self.failure: SpawnFailure | None = None
+        self.trouble = ""
         self.cgroup = Cgroup(launch.cgroup_path)
         self._timeout = launch.timeout
         self._stop_signal = launch.stop_signal
@@ -77,18 +87,23 @@ class LiveJob:
         self._on_executed = on_executed
         self._on_ended = on_ended
         self._schedule = Schedule()
+        self._emptying = Retry()
+        self._killing = Retry()
         self.started_at = time.time()
         self._started = time.monotonic()
+        self._ended: _Moment | None = None
+        self._traced = False
         self._outcome: _Outcome | None = None
         loop.watch(self._status, select.EPOLLIN, self._on_status)
 
     def stop(self, signum: int, grace: float) -> None:
         """Signal every process of the job, and kill what is left after `grace` seconds.
 
+        The main process gets both wherever it has gone: one of root's can leave its cgroup.
         A job whose main process has ended is not touched: it has ended by itself.
         """
         self._reap()
-        if self._outcome is not None:
+        if self._ended is not None:
             return
         self._schedule.stop(time.monotonic(), grace)
         self._ask_to_end(signum, grace)
@@ -109,8 +124,8 @@ class LiveJob:
             stopped=self._schedule.stopped,
             timed_out=self._schedule.timed_out,
             started_at=self.started_at,
-            ended_at=outcome.ended_at,
-            runtime=outcome.ended - self._started,
+            ended_at=outcome.ended.at,
+            runtime=outcome.ended.monotonic - self._started,
             output_size=self._output_size(),
             usage=self._usage(),
         )
@@ -133,7 +148,8 @@ class LiveJob:
             self._started = time.monotonic()
             self._schedule.start(self._started, self._timeout)
             self._arm()
-        self._loop.watch(self.pidfd, select.EPOLLIN, self._reap)
+        # Edge-triggered: the pidfd of a process that cannot be reaped yet stays readable.
+        self._loop.watch(self.pidfd, select.EPOLLIN | select.EPOLLET, self._reap)
         if self.failure is None:
             self._on_executed(self)
 
@@ -142,12 +158,34 @@ class LiveJob:
         if self._outcome is not None or not (self.executed or self.failure):
             return
         result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
-        if result is None:
+        if result is None and not _is_readable(self.pidfd):
             return
-        self._outcome = _Outcome(result.si_code, result.si_status, time.time(), time.monotonic())
+        if self._ended is None:
+            self._ended = _Moment(time.time(), time.monotonic())
+            self._loop.cancel((self.id, "deadline"))
+        if result is None:
+            self._get_rid_of_tracer()
+            return
+        self._outcome = _Outcome(result.si_code, result.si_status, self._ended)
         self._loop.unwatch(self.pidfd)
-        self._loop.cancel((self.id, "deadline"))
-        self._loop.call_at((self.id, "cgroup"), self._outcome.ended, self._empty_cgroup)
+        self._loop.cancel((self.id, "tracer"))
+        self._loop.call_at((self.id, "cgroup"), time.monotonic(), self._empty_cgroup)
+
+    def _get_rid_of_tracer(self) -> None:
+        """Kill the job's other processes, one of which may trace the main one that has ended.
+
+        A process that is traced by another than its parent is not the parent's to reap until the
+        tracer has done so, has detached or is dead (ptrace(2)). The pidfd is readable all the time,
+        and reports an edge when the tracer is gone. One outside the cgroup is waited for.
+        """
+        if not self._traced:
+            log(f"job {self.id}: its main process has ended, but is held by one that traces it")
+            self._traced = True
+        self._loop.call_at((self.id, "tracer"), time.monotonic() + _RETRY, self._reap)
+        try:
+            self.cgroup.kill()
+        except (OSError, ValueError) as error:
+            log(f"job {self.id}: cannot kill what traces its main process: {error}")
 
     def _empty_cgroup(self) -> None:
         """Kill what the main process has left behind, and wait until it is gone."""
@@ -178,9 +216,16 @@ class LiveJob:
 
     def _empty_cgroup_later(self, error: Exception) -> None:
         """Begin anew: a change that was read but not understood is not reported again."""
-        log(f"job {self.id}: cannot empty its cgroup, trying again: {error}")
         self._close_events()
-        self._loop.call_at((self.id, "cgroup"), time.monotonic() + _RETRY, self._empty_cgroup)
+        pause = self._emptying.after(error)
+        if pause is None:
+            log(f"job {self.id}: cannot empty its cgroup, giving up: {error}")
+            self.trouble = f"cannot empty it: {error}"
+            self._conclude()
+            return
+        if self._emptying.failures == 1:
+            log(f"job {self.id}: cannot empty its cgroup, trying again: {error}")
+        self._loop.call_at((self.id, "cgroup"), time.monotonic() + pause, self._empty_cgroup)
 
     def _close_events(self) -> None:
         if self._cgroup_events >= 0:
@@ -195,11 +240,22 @@ class LiveJob:
     def _ask_to_end(self, signum: int, grace: float) -> None:
         if grace > 0:
             try:
-                self.cgroup.signal(signum)
+                self.cgroup.signal(*_with_continue(signum), main=self.pidfd)
             except (OSError, ValueError) as error:
                 name = signal.strsignal(signum)
                 log(f"job {self.id}: cannot send signal {signum} ({name}): {error}")
+            self._thaw()
         self._arm()
+
+    def _thaw(self) -> None:
+        """Let a job that is frozen, by whomever, use its grace period.
+
+        After the signal, so that nothing of it runs before it has the signal.
+        """
+        try:
+            self.cgroup.thaw()
+        except OSError as error:
+            log(f"job {self.id}: cannot thaw it to let it end; it will be killed: {error}")
 
     def _arm(self) -> None:
         when = self._schedule.next()
@@ -208,7 +264,7 @@ class LiveJob:
 
     def _on_deadline(self) -> None:
         self._reap()
-        if self._outcome is not None:
+        if self._ended is not None:
             return
         now = time.monotonic()
         timeout_at, kill_at = self._schedule.timeout_at, self._schedule.kill_at
@@ -220,11 +276,13 @@ class LiveJob:
 
     def _kill(self, now: float) -> None:
         try:
-            self.cgroup.kill()
+            self.cgroup.kill(self.pidfd)
             self._schedule.kill_at = None
         except (OSError, ValueError) as error:
-            log(f"job {self.id}: cannot kill it, trying again: {error}")
-            self._schedule.kill_at = now + _RETRY
+            if self._killing.failures == 0:
+                log(f"job {self.id}: cannot kill it, trying again: {error}")
+            pause = self._killing.after(error)
+            self._schedule.kill_at = None if pause is None else now + pause
         self._arm()
 
     def _usage(self) -> dict[str, int]:
@@ -237,3 +295,17 @@ class LiveJob:
     def _output_size(self) -> int:
         status = os.fstat(self._output)
         return status.st_size if stat.S_ISREG(status.st_mode) else 0
+
+
+def _with_continue(signum: int) -> tuple[int, ...]:
+    """Return what to send so that a stopped process hears `signum` too, as systemd.kill(5) does."""
+    if signum in (signal.SIGCONT, *_STOPPING):
+        return (signum,)
+    return (signum, signal.SIGCONT)
+
+
+def _is_readable(pidfd: int) -> bool:
+    """Whether the process has ended, reaped or not (pidfd_open(2))."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))

@@ -13,6 +13,6 @@ def log(text: str) -> None:
     """Write one line. A log that cannot be written (a full disk) must not end any job."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     try:
-        os.write(_STDERR, f"{stamp} {text}\n".encode())
+        os.write(_STDERR, f"{stamp} {text}\n".encode("utf-8", "backslashreplace"))
     except OSError:
         return

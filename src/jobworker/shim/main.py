@@ -48,9 +48,10 @@ def start(run_dir: str) -> None:
     """
     os.umask(0o077)
     directory = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    if not _lock(directory):
+    held = _lock(directory)
+    if held is None:
         os._exit(0)
-    listening = Listener(directory)
+    listening = Listener(directory, held)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     logfile = os.open(wire.LOG_NAME, flags, 0o600, dir_fd=directory)
     if os.fork() > 0:
@@ -59,16 +60,16 @@ def start(run_dir: str) -> None:
     _serve(listening)
 
 
-def _lock(directory: int) -> bool:
-    """Take the lock for the life of this process, or return False if another shim listens."""
+def _lock(directory: int) -> int | None:
+    """Take the lock for the life of this process, or return None if another shim listens."""
     deadline = time.monotonic() + _PATIENCE
-    while listener.lock(directory) is None:
+    while (held := listener.lock(directory)) is None:
         if listener.answers(directory):
-            return False
+            return None
         if time.monotonic() > deadline:
             raise TimeoutError("another process holds its lock, but does not listen")
         time.sleep(_PAUSE)
-    return True
+    return held
 
 
 def _go_into_background(logfile: int) -> None:

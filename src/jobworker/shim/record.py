@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import Final
@@ -12,6 +13,7 @@ from jobworker.shim.wire import ExitRecord
 
 TEMPORARY_NAME: Final = f".{wire.EXIT_RECORD_NAME}.new"
 _MAX_SIZE: Final = 1024 * 1024
+_MAX_FOREIGN: Final = 99
 
 
 class ExitRecordCorrupt(JobWorkerError):
@@ -22,10 +24,11 @@ def write_exit_record(job_dir: int, record: ExitRecord) -> None:
     """Put `record` into the directory `job_dir` (a descriptor), at once or not at all.
 
     It outlives every process, but is not forced to the disk: a job does not outlive the host, and
-    its end is in the server's registry soon after. Raises OSError, and leaves nothing behind.
+    its end is in the server's registry soon after. A file that is in the way is replaced, and a
+    directory put aside, as ``exit.json.foreign-<n>``. Raises OSError, and leaves nothing behind.
     """
     body = wire.encode(record.to_json())[wire.HEADER_SIZE :] + b"\n"
-    _unlink(job_dir, TEMPORARY_NAME)
+    _remove(job_dir, TEMPORARY_NAME)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(TEMPORARY_NAME, flags, 0o600, dir_fd=job_dir)
     try:
@@ -33,9 +36,13 @@ def write_exit_record(job_dir: int, record: ExitRecord) -> None:
             _write_all(fd, body)
         finally:
             os.close(fd)
-        os.rename(TEMPORARY_NAME, wire.EXIT_RECORD_NAME, src_dir_fd=job_dir, dst_dir_fd=job_dir)
+        try:
+            _rename(job_dir, TEMPORARY_NAME, wire.EXIT_RECORD_NAME)
+        except IsADirectoryError:
+            _put_aside(job_dir, wire.EXIT_RECORD_NAME)
+            _rename(job_dir, TEMPORARY_NAME, wire.EXIT_RECORD_NAME)
     except OSError:
-        _unlink(job_dir, TEMPORARY_NAME)
+        _remove(job_dir, TEMPORARY_NAME)
         raise
 
 
@@ -91,8 +98,26 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _unlink(directory: int, name: str) -> None:
+def _rename(directory: int, old: str, new: str) -> None:
+    os.rename(old, new, src_dir_fd=directory, dst_dir_fd=directory)
+
+
+def _remove(directory: int, name: str) -> None:
+    """Remove a file, or put a directory aside."""
     try:
         os.unlink(name, dir_fd=directory)
     except FileNotFoundError:
         return
+    except IsADirectoryError:
+        _put_aside(directory, name)
+
+
+def _put_aside(directory: int, name: str) -> None:
+    for number in range(1, _MAX_FOREIGN + 1):
+        free = f"{wire.EXIT_RECORD_NAME}.foreign-{number}"
+        try:
+            os.stat(free, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            _rename(directory, name, free)
+            return
+    raise FileExistsError(errno.EEXIST, "too much has been put in the place of exit.json")

@@ -21,6 +21,7 @@ from jobworker.shim.channel import Channel
 from jobworker.shim.live import LiveJob
 from jobworker.shim.log import log
 from jobworker.shim.record import write_exit_record
+from jobworker.shim.retry import Retry
 from jobworker.shim.spawn import SpawnFailure
 from jobworker.shim.wire import ExitRecord, Launch
 
@@ -33,7 +34,12 @@ if TYPE_CHECKING:
     from jobworker.shim.spawn import Spawner
 
 _RETRY: Final = 1.0
-"""Seconds until an exit record is written again, or connections are accepted again."""
+"""Seconds until connections are accepted again."""
+_MAX_PROBLEM: Final = 1000
+"""How many characters of a problem an exit record takes."""
+_CHECK: Final = 1.0
+"""Seconds between two looks at the socket's name; less than a new shim waits for an old one."""
+_CHECK_AFTER_FAILURE: Final = 60.0
 FIRST_CONNECTION: Final = 10.0
 """Seconds that a new shim waits for the server that started it."""
 
@@ -63,11 +69,17 @@ class _Waiter(NamedTuple):
     request_id: object
 
 
-class _Unwritten(NamedTuple):
-    """The end of a job whose exit.json could not be written yet."""
+class _Unwritten:
+    """The end of a job whose exit.json could not be written yet.
 
-    record: ExitRecord
-    job_dir: int
+    `job_dir` is None once that has been given up; `told` says whether any server has heard of it.
+    """
+
+    def __init__(self, record: ExitRecord, job_dir: int) -> None:
+        self.record = record
+        self.job_dir: int | None = job_dir
+        self.retry = Retry()
+        self.told = False
 
 
 class Supervisor:
@@ -94,6 +106,7 @@ class Supervisor:
     def run(self) -> None:
         """Serve until there is neither a job, nor a record to write, nor a connection."""
         self._loop.watch(self._listener.fileno(), select.EPOLLIN, self._accept)
+        self._loop.call_at("socket", time.monotonic() + _CHECK, self._check_socket)
         self._loop.call_at("first", time.monotonic() + FIRST_CONNECTION, self._expect_nobody)
         while not (self._idle() and self._leave()):
             self._loop.run_once()
@@ -106,9 +119,13 @@ class Supervisor:
         self._expected = False
 
     def _idle(self) -> bool:
-        if self._jobs or self._unwritten:
+        if self._jobs or any(map(self._is_owed, self._unwritten.values())):
             return False
         return self._leaving or not (self._connections or self._expected)
+
+    def _is_owed(self, end: _Unwritten) -> bool:
+        """Whether an end would be lost, or could still be written, if the shim left."""
+        return end.job_dir is not None or not (end.told or self._leaving)
 
     def _leave(self) -> bool:
         """Take the socket away; but stay, with a new one, if somebody has connected meanwhile."""
@@ -141,6 +158,22 @@ class Supervisor:
 
     def _accept_again(self) -> None:
         self._loop.watch(self._listener.fileno(), select.EPOLLIN, self._accept)
+
+    def _check_socket(self) -> None:
+        """Listen again if somebody has removed the socket: no server could reach the jobs."""
+        pause = _CHECK
+        if self._listener.is_unreachable():
+            self._loop.unwatch(self._listener.fileno())
+            self._loop.cancel("accept")
+            try:
+                self._listener.reopen()
+            except OSError as error:
+                log(f"{wire.SOCKET_NAME} was removed, and I cannot listen again: {error}")
+                pause = _CHECK_AFTER_FAILURE
+            else:
+                log(f"{wire.SOCKET_NAME} was removed; listening again")
+                self._accept_again()
+        self._loop.call_at("socket", time.monotonic() + pause, self._check_socket)
 
     def _greet(self, sock: socket.socket) -> None:
         uid = _peer_uid(sock)
@@ -231,6 +264,8 @@ class Supervisor:
         del received
         connection.greeted = True
         self._expected = False
+        for end in self._unwritten.values():
+            end.told = True
         return {
             "version": wire.VERSION,
             "pid": os.getpid(),
@@ -301,16 +336,20 @@ class Supervisor:
         # Only now: what fails before this is tried again, and the job must be known then.
         del self._jobs[job.id]
         job.close()
-        written = self._write(record, job.job_dir)
-        record = self._remove_cgroup(job, record, written=written)
-        if written:
-            os.close(job.job_dir)
-        else:
-            self._unwritten[job.id] = _Unwritten(record, job.job_dir)
-            self._loop.call_at("records", time.monotonic() + _RETRY, self._write_records)
-        event = {"event": "ended", "record": record.to_json()}
+        end = _Unwritten(record, job.job_dir)
+        written = self._write(end)
+        problem = self._remove_cgroup(job)
+        if problem:
+            end.record = replace(record, cgroup_error=problem)
+            written = written and self._write(end)
+        if not written:
+            self._unwritten[job.id] = end
+        elif end.job_dir is not None:
+            os.close(end.job_dir)
+        event = {"event": "ended", "record": end.record.to_json()}
         for connection in list(self._connections.values()):
             if connection.greeted:
+                end.told = True
                 self._send(connection, event)
 
     def _fail(self, job: LiveJob, failure: SpawnFailure) -> None:
@@ -321,38 +360,51 @@ class Supervisor:
         for waiter in self._waiters.pop(job.id):
             self._send(waiter.connection, _error(waiter.request_id, refusal))
 
-    def _remove_cgroup(self, job: LiveJob, record: ExitRecord, *, written: bool) -> ExitRecord:
-        """Remove the cgroup; the record is on disk by then, and says so if that fails."""
+    def _remove_cgroup(self, job: LiveJob) -> str:
+        """Remove the cgroup; return why it is still there, if that fails."""
         try:
             job.cgroup.remove()
         except (OSError, ValueError) as error:
-            log(f"job {job.id}: cannot remove its cgroup: {error}")
-            record = replace(record, cgroup_error=str(error))
-            if written:
-                self._write(record, job.job_dir)
-        return record
+            problem = "; ".join(filter(None, (job.trouble, str(error))))
+            log(f"job {job.id}: cannot remove its cgroup: {problem}")
+            return _as_text(problem)[:_MAX_PROBLEM]
+        return ""
 
-    def _write(self, record: ExitRecord, job_dir: int) -> bool:
-        """Write the record down; return False if that has to be tried again.
+    def _write(self, end: _Unwritten) -> bool:
+        """Write a record down; return False if that has to be tried again, or is given up.
 
         A server removes the directory of a job that it has given up; then nobody would read it.
         """
+        if end.job_dir is None:
+            return False
         try:
-            write_exit_record(job_dir, record)
+            write_exit_record(end.job_dir, end.record)
         except OSError as error:
-            removed = _is_removed(job_dir)
-            problem = "its directory was removed" if removed else str(error)
-            log(f"job {record.job_id}: cannot write {wire.EXIT_RECORD_NAME}: {problem}")
-            return removed
+            what = f"job {end.record.job_id}: cannot write {wire.EXIT_RECORD_NAME}"
+            if _is_removed(end.job_dir):
+                log(f"{what}: its directory was removed")
+                return True
+            self._write_later(end, error, what)
+            return False
         return True
 
-    def _write_records(self) -> None:
-        for job_id, (record, job_dir) in list(self._unwritten.items()):
-            if self._write(record, job_dir):
-                os.close(job_dir)
-                del self._unwritten[job_id]
-        if self._unwritten:
-            self._loop.call_at("records", time.monotonic() + _RETRY, self._write_records)
+    def _write_later(self, end: _Unwritten, error: OSError, what: str) -> None:
+        pause = end.retry.after(error)
+        if pause is None:
+            log(f"{what}, giving up: {error}; its end is known to those alone who connect to me")
+            if end.job_dir is not None:
+                os.close(end.job_dir)
+                end.job_dir = None
+            return
+        if end.retry.failures == 1:
+            log(f"{what}, trying again: {error}")
+        key = ("record", end.record.job_id)
+        self._loop.call_at(key, time.monotonic() + pause, lambda: self._write_again(end))
+
+    def _write_again(self, end: _Unwritten) -> None:
+        if self._write(end) and end.job_dir is not None:
+            os.close(end.job_dir)
+            del self._unwritten[end.record.job_id]
 
 
 def _error(request_id: object, refusal: Refusal) -> dict[str, Any]:
@@ -363,6 +415,11 @@ def _error(request_id: object, refusal: Refusal) -> dict[str, Any]:
 def _no_operation(connection: _Connection, received: Received) -> NoReturn:
     del connection
     raise Refusal("bad_request", f"there is no operation {received.message.get('op')!r:.40}")
+
+
+def _as_text(problem: str) -> str:
+    """Return what can be written anywhere: a name on a Linux host need not be UTF-8 (PEP 383)."""
+    return problem.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_removed(directory: int) -> bool:

@@ -67,6 +67,12 @@ ERROR_KINDS: Final = (
 
 _MAX_SECONDS: Final = 10.0**12
 _MAX_SIGNAL: Final = 64
+_MAX_COUNT: Final = 2**63 - 1
+_MAX_EPOCH: Final = 253_402_300_799
+"""9999-12-31T23:59:59Z in seconds since the epoch: what a protobuf Timestamp ends with."""
+_MAX_PID: Final = 2**22
+"""PID_MAX_LIMIT on 64-bit machines (proc(5))."""
+_MAX_JOB_ID: Final = 64
 
 
 def _is_int(value: object) -> bool:
@@ -182,6 +188,11 @@ class Launch:
             raise ValueError("uid, gid and groups must be ids of users and groups")
 
 
+def _check_range(name: str, value: float, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be from {least} to {most}")
+
+
 def _check_texts(texts: Iterable[str]) -> None:
     for text in texts:
         if "\0" in text:
@@ -249,11 +260,32 @@ class ExitRecord:
         if not isinstance(data, dict) or "version" not in data:
             raise ValueError("not a JSON object with a version")
         record = _from_json(cls, data)
-        if record.version < 1:
-            raise ValueError("version must be at least 1")
-        if (record.exit_code is None) == (record.signal is None):
-            raise ValueError("exactly one of exit_code and signal must be set")
+        _check_range("version", record.version, 1, 2**31 - 1)
+        record.check()
         return record
+
+    def check(self) -> None:
+        """Raise ValueError if no job can have ended so.
+
+        The record lies where a job that runs as root can write, and what it says goes into a
+        database and onto the wire: integers of 64 bits, times of this era, and text.
+        """
+        if (self.exit_code is None) == (self.signal is None):
+            raise ValueError("exactly one of exit_code and signal must be set")
+        if self.exit_code is not None:
+            _check_range("exit_code", self.exit_code, 0, 255)
+        if self.signal is not None:
+            check_signal(self.signal)
+        _check_range("pid", self.pid, 1, _MAX_PID)
+        _check_range("started_at", self.started_at, 0, _MAX_EPOCH)
+        _check_range("ended_at", self.ended_at, 0, _MAX_EPOCH)
+        _check_range("output_size", self.output_size, 0, _MAX_COUNT)
+        for name, value in self.usage.items():
+            _check_range(f"usage of {name[:_MAX_JOB_ID]!r}", value, 0, _MAX_COUNT)
+        if not 1 <= len(self.job_id) <= _MAX_JOB_ID:
+            raise ValueError(f"job_id must have 1 to {_MAX_JOB_ID} characters")
+        for text in (self.job_id, self.boot_id, self.cgroup_error, *self.usage):
+            text.encode()
 
 
 def encode(message: dict[str, Any]) -> bytes:

@@ -17,6 +17,9 @@ CORE_FILES: Final = {
     "cgroup.controllers": "",
     "cgroup.subtree_control": "",
     "cgroup.procs": "",
+    "cgroup.threads": "",
+    "cgroup.max.depth": "max\n",
+    "cgroup.max.descendants": "max\n",
     "cgroup.stat": "nr_descendants 0\nnr_dying_descendants 0\n",
     "cpu.stat": "usage_usec 0\nuser_usec 0\nsystem_usec 0\n",
 }
@@ -39,7 +42,15 @@ NESTED_FILES: Final = {
 """In every cgroup but the root."""
 
 CONTROLLER_FILES: Final = {
-    "cpu": {"cpu.weight": "100\n", "cpu.max": "max 100000\n", "cpu.max.burst": "0\n"},
+    "cpu": {
+        "cpu.stat": (
+            "usage_usec 0\nuser_usec 0\nsystem_usec 0\nnr_periods 0\nnr_throttled 0\n"
+            "throttled_usec 0\nnr_bursts 0\nburst_usec 0\n"
+        ),
+        "cpu.weight": "100\n",
+        "cpu.max": "max 100000\n",
+        "cpu.max.burst": "0\n",
+    },
     "memory": {
         "memory.min": "0\n",
         "memory.low": "0\n",
@@ -47,7 +58,10 @@ CONTROLLER_FILES: Final = {
         "memory.max": "max\n",
         "memory.swap.max": "max\n",
         "memory.oom.group": "0\n",
+        "memory.current": "0\n",
         "memory.peak": "0\n",
+        "memory.swap.current": "0\n",
+        "memory.swap.peak": "0\n",
         "memory.events": "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\noom_group_kill 0\n",
     },
     "io": {
@@ -56,7 +70,12 @@ CONTROLLER_FILES: Final = {
         "io.bfq.weight": "default 100\n",
         "io.stat": "",
     },
-    "pids": {"pids.max": "max\n", "pids.current": "0\n", "pids.peak": "0\n"},
+    "pids": {
+        "pids.max": "max\n",
+        "pids.current": "0\n",
+        "pids.peak": "0\n",
+        "pids.events": "max 0\n",
+    },
 }
 """In a cgroup whose parent has enabled the controller."""
 
@@ -65,6 +84,7 @@ KNOWN_CONTROLLERS: Final = frozenset({*CONTROLLER_FILES, "cpuset", "hugetlb", "m
 WRITE_ONLY: Final = frozenset({"cgroup.kill"})
 
 LONG_MAX: Final = 2**63 - 1
+INT_MAX: Final = 2**31 - 1
 _SUFFIXES: Final = {"k": 10, "m": 20, "g": 30, "t": 40}
 
 
@@ -122,6 +142,12 @@ def _between(low: int, high: int, number: int) -> Callable[[str, Mapping[str, st
         return f"{integer(text)}\n"
 
     return write
+
+
+def _bound(text: str, _contents: Mapping[str, str], _host: Host) -> str:
+    if text != "max" and not 0 <= integer(text) < INT_MAX:
+        refuse(errno.ERANGE)
+    return f"{text}\n"
 
 
 def _cpu_max(text: str, contents: Mapping[str, str], _host: Host) -> str:
@@ -191,6 +217,8 @@ def _pids_max(text: str, _contents: Mapping[str, str], _host: Host) -> str:
 
 
 _WRITERS: Final[Mapping[str, Callable[[str, Mapping[str, str], Host], str]]] = {
+    "cgroup.max.depth": _bound,
+    "cgroup.max.descendants": _bound,
     "memory.min": _size,
     "memory.low": _size,
     "memory.high": _size,

@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from jobworker.cgroups.files import Files
+from jobworker.cgroups.files import Files, Nested
 from jobworker.cgroups.mounts import Mount, Mounts, Subsystem
 from jobworker.cgroups.service import Service
 from jobworker.testing.cgroup_files import (
@@ -66,6 +66,13 @@ class _Node:
         while node is not None:
             yield node
             node = node.parent
+
+    def has_room(self, level: int) -> bool:
+        """Tell whether one more may be nested in it, below a cgroup `level` levels down."""
+        nested = len(list(self.subtree())) - 1
+        bounds = {"cgroup.max.depth": level, "cgroup.max.descendants": nested}
+        texts = ((self.contents.get(file, "max"), used) for file, used in bounds.items())
+        return all(text.strip() == "max" or used < int(text) for text, used in texts)
 
     @property
     def populated(self) -> bool:
@@ -119,7 +126,8 @@ class FakeCgroupTree:
     `controllers` are those that the root offers, `bound_to_v1` maps others to the mount point of
     cgroup v1 that holds them, `mounted_at` is where cgroup2 is mounted from the start, and
     `without` names files that this kernel does not have. `has_cgroup2`, `may_mount` and `forbidden`
-    (directories in which nothing may be created) can be set.
+    (directories in which nothing may be created) can be set, and so can `delegated` (cgroups that a
+    service manager has marked). This process is in the root until it is moved.
     """
 
     def __init__(
@@ -141,6 +149,7 @@ class FakeCgroupTree:
         self.has_cgroup2 = True
         self.may_mount = True
         self.forbidden: set[str] = set()
+        self.delegated: set[str] = set()
         self.writes: list[tuple[str, str]] = []
         self._failures: list[_Failure] = []
         self._deaf: list[str] = []
@@ -236,6 +245,8 @@ class FakeCgroupTree:
         if name in parent.children or name in parent.contents:
             refuse(errno.EEXIST, path)
         self.check_writable(str(PurePosixPath(path).parent))
+        if not all(above.has_room(level) for level, above in enumerate(parent.ancestry())):
+            refuse(errno.EAGAIN, path)
         node = _Node(parent=parent)
         self._fill(node)
         parent.children[name] = node
@@ -283,6 +294,17 @@ class FakeCgroupTree:
         if watcher.node.removed:
             refuse(errno.ENODEV)
         return self._content(watcher.node, watcher.file)
+
+    def cgroup_of(self, pid: int) -> str:
+        """Return the path of a process's cgroup, as /proc/<pid>/cgroup names it."""
+
+        def find(node: _Node, path: str) -> str | None:
+            if pid in node.processes:
+                return path
+            found = (find(child, f"{path}/{name}") for name, child in node.children.items())
+            return next(filter(None, found), None)
+
+        return find(self._root, "") or "/"
 
     def check_mount(self, path: str, operation: str) -> None:
         """Raise the fault that was injected into mount(2) or umount2(2), if any."""
@@ -408,6 +430,26 @@ class FakeCgroupTree:
             ancestor.watchers = [watcher for watcher in ancestor.watchers if watcher.wake()]
 
 
+class _TreeNested(Nested):
+    """A cgroup of a tree that a walk has come to."""
+
+    def __init__(self, tree: FakeCgroupTree, path: str) -> None:
+        super().__init__(path, [], -1, None)
+        self._tree = tree
+
+    def read(self, file: str) -> str:
+        return self._tree.files.read(f"{self.path}/{file}")
+
+    def write(self, file: str, text: str) -> None:
+        self._tree.files.write(f"{self.path}/{file}", text)
+
+    def children(self) -> list[str]:
+        return self._tree.names(self.path)
+
+    def remove(self) -> None:
+        self._tree.rmdir(self.path)
+
+
 class _TreeFiles(Files):
     """The boundary to cgroup files, answered by a tree."""
 
@@ -442,11 +484,21 @@ class _TreeFiles(Files):
     def exists(self, path: str) -> bool:
         return self._tree.exists(path)
 
+    def is_delegated(self, path: str) -> bool:
+        return path in self._tree.delegated
+
     def check_writable(self, path: str) -> None:
         self._tree.check_writable(path)
 
     def children(self, path: str) -> list[str]:
         return self._tree.names(path)
+
+    def walk(self, path: str) -> Iterator[Nested]:
+        if not self._tree.is_mounted(path):
+            return
+        for name in self._tree.names(path):
+            yield from self.walk(f"{path}/{name}")
+        yield _TreeNested(self._tree, path)
 
     def make_cgroup(self, path: str) -> None:
         self._tree.mkdir(path)
@@ -481,6 +533,9 @@ class _TreeMounts(Mounts):
             for number, name in enumerate(self._tree.bound_to_v1, start=1)
         }
         return free | bound
+
+    def own_cgroups(self) -> str:
+        return f"0::{self._tree.cgroup_of(os.getpid())}\n"
 
     def is_cgroup2(self, path: str) -> bool:
         return self._tree.is_mounted(path)

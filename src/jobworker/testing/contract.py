@@ -115,6 +115,39 @@ def remove_refuses_a_cgroup_with_a_process(site: Site) -> None:
     expect_refusal(errno.EBUSY, site.files.remove_cgroup, path)
 
 
+def nesting_can_be_bounded(site: Site) -> None:
+    """Mkdir fails with EAGAIN at cgroup.max.depth and at cgroup.max.descendants."""
+    deep, wide = site.new("deep"), site.new("wide")
+    site.files.write(f"{deep}/cgroup.max.depth", "1")
+    site.new("deep/a")
+    expect_refusal(errno.EAGAIN, site.files.make_cgroup, f"{deep}/a/b")
+    site.files.write(f"{wide}/cgroup.max.descendants", "2")
+    site.new("wide/a")
+    site.new("wide/a/b")
+    expect_refusal(errno.EAGAIN, site.files.make_cgroup, f"{wide}/c")
+
+
+def walk_comes_to_each_after_those_below_it(site: Site) -> None:
+    """A walk comes to nested cgroups first, reads their files and may remove them."""
+    path = site.new("a")
+    for name in ("a/b", "a/b/c", "a/d"):
+        site.new(name)
+    pid = site.place(f"{path}/b/c")
+    found = [(nested.path, nested.read("cgroup.procs").split()) for nested in site.files.walk(path)]
+    expect(found[-1] == (path, []), f"{found}")
+    inner = found.index((f"{path}/b/c", [str(pid)]))
+    expect(inner < found.index((f"{path}/b", [])), f"{found}")
+    expect(len(found) == 4, f"{found}")
+    for nested in site.files.walk(path):
+        if nested.path == f"{path}/d":
+            nested.remove()
+        elif nested.path == f"{path}/b":
+            expect(nested.children() == ["c"], "not listed")
+            expect_refusal(errno.EBUSY, nested.remove)
+    expect(not site.files.exists(f"{path}/d"), "it is still there")
+    expect(list(site.files.walk(f"{path}/d")) == [], "nothing to walk")
+
+
 def process_is_in_one_cgroup_at_a_time(site: Site) -> None:
     """A write to cgroup.procs moves."""
     first, second = site.new("a"), site.new("b")
@@ -277,6 +310,8 @@ CORE_CHECKS: Final = (
     remove_takes_the_files_along,
     remove_refuses_a_cgroup_with_another_in_it,
     remove_refuses_a_cgroup_with_a_process,
+    nesting_can_be_bounded,
+    walk_comes_to_each_after_those_below_it,
     process_is_in_one_cgroup_at_a_time,
     only_live_processes_can_be_placed,
     nested_process_populates_all_above,

@@ -24,10 +24,11 @@ STOPPED = pb.StatusDetail(
 
 @dataclass
 class ScriptedJob:
-    """A job that writes and ends when the test says so."""
+    """A job that writes, is sampled and ends when the test says so."""
 
     job: pb.Job
     output: bytes = b""
+    samples: list[pb.StatsResponse] = field(default_factory=list)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     @property
@@ -110,6 +111,52 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
         if not job.finished:
             await job.end(STOPPED)
         return pb.StopResponse()
+
+    async def UpdateLimits(  # noqa: N802
+        self, request: pb.UpdateLimitsRequest, context: Any
+    ) -> pb.UpdateLimitsResponse:
+        """Change the limits of a job that runs."""
+        await self._asked("UpdateLimits", request, context)
+        job = await self._running_job(request.job_id, context)
+        job.job.limits.MergeFrom(request.limits)
+        return pb.UpdateLimitsResponse(limits=job.job.limits, warnings=self.warnings)
+
+    async def Pause(self, request: pb.PauseRequest, context: Any) -> pb.PauseResponse:  # noqa: N802
+        """Pause a job that runs."""
+        await self._asked("Pause", request, context)
+        (await self._running_job(request.job_id, context)).job.paused = True
+        return pb.PauseResponse()
+
+    async def Resume(self, request: pb.ResumeRequest, context: Any) -> pb.ResumeResponse:  # noqa: N802
+        """Let a job go on."""
+        await self._asked("Resume", request, context)
+        (await self._running_job(request.job_id, context)).job.paused = False
+        return pb.ResumeResponse()
+
+    async def Stats(  # noqa: N802
+        self, request: pb.StatsRequest, context: Any
+    ) -> AsyncIterator[pb.StatsResponse]:
+        """Send the first of a job's `samples`, or with follow all of them, and then its end."""
+        await self._asked("Stats", request, context)
+        job = await self._job(request.job_id, context)
+        if not job.finished:
+            samples = job.samples if request.follow else job.samples[:1] or [pb.StatsResponse()]
+            for sample in samples:
+                sample.status.CopyFrom(job.job.status)
+                yield sample
+        async with job.changed:
+            while request.follow and not job.finished:
+                await job.changed.wait()
+        if job.finished:
+            yield pb.StatsResponse(status=job.job.status, usage=job.job.usage)
+
+    async def _running_job(self, job_id: str, context: Any) -> ScriptedJob:
+        job = await self._job(job_id, context)
+        if job.finished:
+            await _refuse(
+                Refusal(grpc.StatusCode.FAILED_PRECONDITION, f"job {job_id} has ended"), context
+            )
+        return job
 
     async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusResponse:  # noqa: N802
         """Tell about a job."""

@@ -17,7 +17,7 @@ import pytest
 
 import jobworker
 from jobworker.cgroups.cgroup import Cgroup
-from jobworker.shim import Client, ExitRecord, Launch, Launched
+from jobworker.shim import Client, ExitRecord, Launch, Launched, wire
 from tests.support.cgroups import own_cgroup
 from tests.support.shim import shim_is_gone, shim_pid, signal_shim
 from tests.support.waiting import PATIENCE, until
@@ -150,6 +150,14 @@ class Host:
             with contextlib.suppress(FileNotFoundError):
                 targets.append(str(link.readlink()))
         return sorted(targets)
+
+    def shim_log(self) -> str:
+        return (self.run_dir / wire.LOG_NAME).read_text()
+
+    def shim_cpu(self) -> float:
+        """Return how many seconds of CPU time the shim has used (proc(5), utime and stime)."""
+        stat = Path(f"/proc/{self.shim_pid()}/stat").read_text().rpartition(")")[2].split()
+        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
 
     def shim_is_gone(self) -> bool:
         """Whether nobody holds the lock."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import pwd
 import select
 import shutil
 import signal
 import subprocess
+import sys
 import time
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +22,9 @@ from jobworker.errors import JobNotFound
 from jobworker.shim import read_exit_record, wire
 
 if TYPE_CHECKING:
-    from conftest import Host
+    from collections.abc import Iterator
+
+    from conftest import Host, Job
 
     from jobworker.shim import Client
 
@@ -148,6 +154,87 @@ async def test_stop_without_grace_kills_at_once(host: Host, client: Client) -> N
     assert job.output == b"ready\n"
 
 
+async def test_stopped_process_hears_the_stop_signal_and_not_only_the_kill(
+    host: Host, client: Client
+) -> None:
+    job = await host.launch(client, "sh", "-c", "kill -STOP $$; exit 1")
+    await host.until(lambda: job.status()["State"].startswith("T"))
+    await client.stop(job.id, grace=1000)
+    record = await host.ended(job)
+    assert (record.signal, record.stopped) == (signal.SIGTERM, True)
+
+
+@pytest.fixture
+def elsewhere(host: Host) -> Path:
+    """A cgroup that is no job's; what has moved there is killed when the host closes."""
+    path = host.cgroup_root / "elsewhere"
+    path.mkdir()
+    return path
+
+
+async def test_main_process_that_left_its_cgroup_is_stopped(
+    host: Host, client: Client, elsewhere: Path
+) -> None:
+    script = f"trap 'exit 6' TERM; sleep 1000 & echo $$ > {elsewhere}/cgroup.procs; {LOOP}"
+    job = await host.launch(client, "sh", "-c", script)
+    await host.until(lambda: b"ready" in job.output)
+    await client.stop(job.id, grace=1000)
+    record = await host.ended(job)
+    assert (record.exit_code, record.stopped, record.cgroup_error) == (6, True, "")
+
+
+async def test_main_process_that_left_its_cgroup_is_killed(
+    host: Host, client: Client, elsewhere: Path
+) -> None:
+    script = f"trap '' TERM; echo $$ > {elsewhere}/cgroup.procs; {LOOP}"
+    job = await host.launch(client, "sh", "-c", script, timeout=0.2, stop_grace=0.1)
+    record = await host.ended(job)
+    assert (record.signal, record.timed_out) == (signal.SIGKILL, True)
+    other = await host.launch(client, "sh", "-c", script)
+    await host.until(lambda: b"ready" in other.output)
+    await client.stop(other.id, grace=0)
+    assert (await host.ended(other)).signal == signal.SIGKILL
+
+
+async def test_job_that_made_its_cgroup_threaded_is_stopped_and_emptied(
+    host: Host, client: Client
+) -> None:
+    cgroup = f"{host.cgroup_root}/threaded"
+    script = f"""
+    echo $$ > {host.cgroup_root}/cgroup.procs && echo threaded > {cgroup}/cgroup.type &&
+    echo $$ > {cgroup}/cgroup.procs && trap '' TERM && {{ setsid sleep 1000 & }}
+    {LOOP}"""
+    job = await host.launch(client, "sh", "-c", script, job_id="threaded")
+    await host.until(lambda: b"ready" in job.output)
+    assert Path(cgroup, "cgroup.type").read_text() == "threaded\n"
+    await client.stop(job.id, grace=0.1)
+    record = await host.ended(job)
+    assert (record.signal, record.stopped, record.cgroup_error) == (signal.SIGKILL, True, "")
+    assert not Path(cgroup).exists()
+
+
+CANNOT_KILL = """
+import errno
+from jobworker.cgroups.cgroup import Cgroup
+from jobworker.shim import retry
+retry.FIRST = 0.001
+def kill(self, main=None):
+    raise OSError(errno.EACCES, "cannot kill", self.path)
+Cgroup.kill = kill
+"""
+
+
+async def test_cgroup_that_cannot_be_emptied_costs_no_end_and_is_named(host: Host) -> None:
+    host.start_shim(CANNOT_KILL)
+    job, record = await host.run(
+        await host.connect(), "sh", "-c", "setsid sleep 1000 & exit 3", stop_grace=0.1
+    )
+    assert record.exit_code == 3
+    assert "cannot kill" in record.cgroup_error
+    assert "still has processes" in record.cgroup_error
+    assert read_exit_record(job.directory) == record
+
+
 async def test_second_stop_brings_the_kill_nearer(host: Host, client: Client) -> None:
     job = await host.launch(client, "sh", "-c", STUBBORN_TREE)
     await host.until(lambda: b"ready" in job.output)
@@ -195,6 +282,59 @@ async def test_job_that_ends_in_time_is_not_timed_out(host: Host, client: Client
     assert record.timed_out is False
 
 
+TRACE_AND_END = """
+import ctypes, os, sys, time
+read, write = os.pipe()
+main = os.getpid()
+if os.fork() == 0:
+    PTRACE_SEIZE = 0x4206
+    seized = ctypes.CDLL(None).ptrace(PTRACE_SEIZE, main, 0, 0)
+    os.write(write, b"1" if seized == 0 else b"0")
+    time.sleep(1000)
+os._exit(7 if os.read(read, 1) == b"1" else 1)
+"""
+
+
+async def test_main_process_that_its_child_traces_can_end(host: Host, client: Client) -> None:
+    nobody = pwd.getpwnam("nobody")
+    job, record = await host.run(
+        client, "python3", "-c", TRACE_AND_END, uid=nobody.pw_uid, gid=nobody.pw_gid
+    )
+    assert (record.exit_code, record.stopped) == (7, False)
+    assert not Path(job.cgroup.path).exists()
+
+
+TRACE = """
+import ctypes, os, sys
+PTRACE_SEIZE = 0x4206
+assert ctypes.CDLL(None).ptrace(PTRACE_SEIZE, int(sys.argv[1]), 0, 0) == 0
+print("traced", flush=True)
+sys.stdin.read()
+"""
+
+
+async def test_main_process_that_is_traced_from_outside_costs_nothing_and_ends_with_the_tracer(
+    host: Host, client: Client
+) -> None:
+    job = await host.launch(client, "sleep", "1000")
+    command = [sys.executable, "-c", TRACE, str(job.launched.pid)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as tracer:
+        assert tracer.stdin is not None
+        assert tracer.stdout is not None
+        assert tracer.stdout.readline() == b"traced\n"
+        os.kill(job.launched.pid, signal.SIGKILL)
+        await host.until(lambda: "held by one that traces it" in host.shim_log())
+        before = host.shim_cpu()
+        _, other = await host.run(client, "sleep", "0.3")
+        assert other.exit_code == 0
+        assert host.shim_cpu() - before < 0.2
+        await client.stop(job.id)
+        assert job.id not in host.records
+        tracer.stdin.close()
+    record = await host.ended(job)
+    assert (record.signal, record.stopped) == (signal.SIGKILL, False)
+
+
 async def test_cgroup_that_cannot_be_removed_is_named_in_the_record(
     host: Host, client: Client
 ) -> None:
@@ -211,27 +351,93 @@ async def test_cgroup_that_cannot_be_removed_is_named_in_the_record(
     assert read_exit_record(job.directory) == record
 
 
+@contextlib.contextmanager
+def full_directory(path: Path) -> Iterator[Path]:
+    """Mount a file system of one page, and fill it; yield the file that does."""
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", path], check=True)
+    try:
+        filler = path / "filler"
+        filler.write_bytes(b"x" * 4096)
+        yield filler
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)
+
+
 async def test_end_that_cannot_be_written_is_told_kept_and_written_later(
     host: Host, client: Client
 ) -> None:
-    job = await host.launch(client, "sh", "-c", "exit 5", working_directory="/")
+    job_id = str(uuid.uuid4())
+    with full_directory(host.log_dir / job_id) as filler:
+        job = await host.launch(client, "sleep", "1000", job_id=job_id)
+        await client.stop(job.id, grace=0)
+        record = await host.ended(job)
+        assert record.stopped
+        await client.close()
+        host.records.clear()
+        await host.connect()
+        assert host.records == {job.id: record}
+
+        filler.unlink()
+        await host.until((job.directory / "exit.json").exists)
+        assert read_exit_record(job.directory) == record
+        assert host.shim_log().count("cannot write exit.json") == 1
+
+
+async def test_what_is_in_the_place_of_the_record_is_put_aside(host: Host, client: Client) -> None:
+    job = await host.launch(client, "sleep", "1000")
+    for name in ("exit.json", ".exit.json.new"):
+        (job.directory / name / "precious").mkdir(parents=True)
+    await client.stop(job.id, grace=0)
+    record = await host.ended(job)
+    assert read_exit_record(job.directory) == record
+    assert (job.directory / "exit.json.foreign-1" / "precious").is_dir()
+    assert (job.directory / "exit.json.foreign-2" / "precious").is_dir()
+
+
+FAST_RETRY = "from jobworker.shim import retry; retry.FIRST = 0.001"
+
+
+async def hopeless(host: Host, client: Client) -> Job:
+    """End a job whose record can never be written, and wait until the shim knows."""
+    job = await host.launch(client, "sleep", "1000")
     obstacle = job.directory / "exit.json"
-    other = await host.launch(client, "sleep", "1000")
-    (other.directory / "exit.json").mkdir()
-    await host.ended(job)
-    await client.stop(other.id, grace=0)
-    record = await host.ended(other)
-    assert record.stopped
-    assert obstacle.is_file()
+    obstacle.mkdir()
+    # A directory that something is mounted on cannot be renamed: EBUSY.
+    subprocess.run(["mount", "--bind", obstacle, obstacle], check=True)
+    await client.stop(job.id, grace=0)
+    await host.until(lambda: "giving up" in host.shim_log())
+    subprocess.run(["umount", obstacle], check=True)
+    return job
+
+
+async def test_record_that_can_never_be_written_is_given_up(host: Host) -> None:
+    host.start_shim(FAST_RETRY)
+    client = await host.connect()
+    job = await hopeless(host, client)
+    assert (await host.ended(job)).stopped
+    assert str(job.directory) not in host.shim_descriptors()
+    assert host.shim_log().count("cannot write exit.json") == 2
     await client.close()
+    await host.until(host.shim_is_gone)
 
-    host.records.clear()
-    await host.connect()
-    assert host.records == {other.id: record}
 
-    (other.directory / "exit.json").rmdir()
-    await host.until((other.directory / "exit.json").exists)
-    assert read_exit_record(other.directory) == record
+async def test_end_that_is_nowhere_on_disk_is_kept_until_a_server_has_heard_it(host: Host) -> None:
+    host.start_shim(FAST_RETRY)
+    client = await host.connect()
+    job = await host.launch(client, "sleep", "1000", timeout=0.2, stop_grace=0.0)
+    (job.directory / "exit.json").mkdir()
+    subprocess.run(["mount", "--bind", *[job.directory / "exit.json"] * 2], check=True)
+    await client.close()
+    try:
+        await host.until(lambda: "giving up" in host.shim_log())
+    finally:
+        subprocess.run(["umount", job.directory / "exit.json"], check=True)
+    assert not host.shim_is_gone()
+    client = await host.connect()
+    assert host.records[job.id].timed_out
+    await client.close()
+    await host.until(host.shim_is_gone)
 
 
 async def test_shim_gives_up_the_record_of_a_job_whose_directory_was_removed(
@@ -253,6 +459,20 @@ def fail(self):
     raise parse.MalformedText(self.path, "nonsense")
 Cgroup.usage = Cgroup.remove = fail
 """
+
+
+async def test_name_that_is_no_text_can_be_told(host: Host, client: Client) -> None:
+    job = await host.launch(client, "sleep", "1000")
+    nested = Path(job.cgroup.path, os.fsdecode(b"caf\xe9"))
+    nested.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", nested], check=True)
+    try:
+        await client.stop(job.id, grace=0)
+        record = await host.ended(job)
+    finally:
+        subprocess.run(["umount", nested], check=True)
+    assert "caf\\udce9" in record.cgroup_error
+    assert read_exit_record(job.directory) == record
 
 
 async def test_kernel_text_that_is_not_understood_costs_no_end(host: Host) -> None:

@@ -20,7 +20,9 @@ from jobworker.errors import (
     CommandNotExecutable,
     CommandNotFound,
     InvalidArgument,
+    JobNotFound,
     JobWorkerError,
+    LaunchFailed,
     WorkingDirectoryUnusable,
 )
 from jobworker.shim import Launch, wire
@@ -353,3 +355,33 @@ async def test_job_whose_execve_hangs_can_be_killed(
     os.close((await attaching).pidfd)
     record = await host.ended(job)
     assert (record.signal, record.stopped) == (signal.SIGKILL, True)
+
+
+WAIT_AND_FAIL = """
+import os
+from jobworker.shim import spawn
+def execute(steps):
+    with open(steps.working_directory + b"/gate"):
+        raise FileNotFoundError(2, "gone")
+spawn._execute = execute
+"""
+
+
+async def test_who_attaches_to_a_launch_that_fails_is_told_so(host: Host) -> None:
+    host.start_shim(WAIT_AND_FAIL)
+    client, other = await host.connect(), await host.connect()
+    os.mkfifo(host.log_dir / "gate")
+    directory = str(host.log_dir)
+    launch = host.launch(client, "true", job_id="slow", working_directory=directory)
+    launching = asyncio.create_task(launch)
+    await host.until(Cgroup(host.cgroup_root / "slow").populated)
+    attaching = asyncio.create_task(other.attach("slow"))
+    await host.until(lambda: bool(other._calls))
+    await other._call("hello", {"version": wire.VERSION})
+    (host.log_dir / "gate").write_text("")
+    with pytest.raises(LaunchFailed, match=r"slow was not started: .*No such file"):
+        await attaching
+    with pytest.raises(CommandNotFound):
+        await launching
+    with pytest.raises(JobNotFound):
+        await other.attach("slow")

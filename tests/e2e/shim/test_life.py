@@ -18,6 +18,8 @@ from jobworker.errors import ShimUnavailable
 from jobworker.shim import Client, read_exit_record, wire
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from conftest import Host
 
 HERE = Path(__file__).parent
@@ -254,3 +256,18 @@ async def test_shim_loads_neither_asyncio_nor_the_server(host: Host) -> None:
     assert not loaded & {"asyncio", "subprocess", "pathlib", "logging", "grpc", "threading"}
     ours = {name for name in loaded if name.startswith("jobworker.")}
     assert {name.split(".")[1] for name in ours} == {"cgroups", "errors", "lazy", "shim"}
+
+
+@pytest.mark.parametrize("put", [lambda _: None, Path.touch])
+async def test_shim_whose_socket_was_removed_can_be_reached_again(
+    host: Host, client: Client, put: Callable[[Path], None]
+) -> None:
+    job = await host.launch(client, "sleep", "1000")
+    await client.close()
+    (host.run_dir / wire.SOCKET_NAME).unlink()
+    put(host.run_dir / wire.SOCKET_NAME)
+    again = await host.connect()
+    assert again.jobs == {job.id}
+    await again.stop(job.id, grace=0)
+    assert (await host.ended(job)).stopped
+    assert host.shim_log().count(" serves") == 1

@@ -45,14 +45,16 @@ def test_user_bravo_may_query(method):
     assert Policy().authorize(user("user_bravo"), f"{SERVICE}/{method}") is Role.QUERY
 
 
-@pytest.mark.parametrize("method", ["Start", "Stop"])
-def test_user_bravo_may_not_mutate(method):
+@pytest.mark.parametrize(("method", "what"), [("Start", "start jobs"), ("Stop", "stop jobs")])
+def test_user_bravo_may_not_mutate(method, what):
     with pytest.raises(PermissionDenied) as refusal:
         Policy().authorize(user("user_bravo"), f"{SERVICE}/{method}")
-    assert (
-        str(refusal.value)
-        == f"user_bravo may not call {SERVICE}/{method}: it needs the role mutate"
-    )
+    assert str(refusal.value) == f"user_bravo may not {what}: that needs the role mutate"
+
+
+def test_a_method_that_no_role_allows_is_named_by_its_path():
+    with pytest.raises(PermissionDenied, match=f"user_alpha may not call {SERVICE}/New: "):
+        Policy().authorize(user("user_alpha"), f"{SERVICE}/New")
 
 
 @pytest.mark.parametrize("name", ["mallory", "USER_ALPHA", "user_alpha.", "jobworker"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from jobworker.cgroups.cgroup import SIGNAL_BATCH, Cgroup
+from jobworker.cgroups.cgroup import Cgroup
 from jobworker.cgroups.limits import CpuMax, DeviceLimit, Limits
 from jobworker.testing import FakeCgroupTree
 
@@ -122,9 +122,9 @@ def test_kill_empties_nested_cgroups(tree: FakeCgroupTree, cgroup: Cgroup):
 
 
 def test_kill_that_is_refused_is_no_success(tree: FakeCgroupTree, cgroup: Cgroup):
-    tree.fail("*/cgroup.kill", errno.EOPNOTSUPP)
+    tree.fail("*/cgroup.kill", errno.EACCES)
 
-    with pytest.raises(OSError, match="not supported"):
+    with pytest.raises(PermissionError):
         cgroup.kill()
 
 
@@ -203,6 +203,51 @@ def test_signal_spares_a_process_that_got_a_members_pid(
     assert stranger.wait(SECONDS) == -signal.SIGTERM
 
 
+def test_signals_are_sent_in_their_order(
+    cgroup: Cgroup, spawn: Callable[[], subprocess.Popen[bytes]]
+):
+    stopped = spawn()
+    stopped.send_signal(signal.SIGSTOP)
+    cgroup.place(stopped.pid)
+
+    assert cgroup.signal(signal.SIGTERM, signal.SIGCONT) == 1
+
+    assert stopped.wait(SECONDS) == -signal.SIGTERM
+
+
+def test_main_process_is_signalled_and_killed_wherever_it_has_gone(
+    cgroup: Cgroup, spawn: Callable[[], subprocess.Popen[bytes]]
+):
+    for end, expected in (
+        (lambda main: cgroup.signal(signal.SIGTERM, main=main), signal.SIGTERM),
+        (cgroup.kill, signal.SIGKILL),
+    ):
+        outside = spawn()
+        main = os.pidfd_open(outside.pid)
+        end(main)
+        assert outside.wait(SECONDS) == -expected
+        end(main)
+        os.close(main)
+
+
+def test_main_process_gets_a_signal_once(
+    cgroup: Cgroup,
+    spawn: Callable[[], subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    inside, other = spawn(), spawn()
+    cgroup.place(inside.pid)
+    cgroup.place(other.pid)
+    main = os.pidfd_open(inside.pid)
+    sent = []
+    monkeypatch.setattr(signal, "pidfd_send_signal", lambda _fd, number: sent.append(number))
+
+    assert cgroup.signal(signal.SIGTERM, main=main) == 2
+
+    os.close(main)
+    assert sent == [signal.SIGTERM] * 2
+
+
 def test_signal_passes_over_processes_that_have_ended(
     cgroup: Cgroup, spawn: Callable[[], subprocess.Popen[bytes]]
 ):
@@ -247,7 +292,8 @@ def test_signal_holds_few_descriptors_at_a_time(
     spawn: Callable[[], subprocess.Popen[bytes]],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    pids = [spawn().pid for _ in range(SIGNAL_BATCH + 3)]
+    monkeypatch.setattr("jobworker.cgroups.cgroup.SIGNAL_BATCH", 8)
+    pids = [spawn().pid for _ in range(11)]
     for pid in pids:
         cgroup.place(pid)
     held: set[int] = set()
@@ -270,7 +316,7 @@ def test_signal_holds_few_descriptors_at_a_time(
 
     assert cgroup.signal(signal.SIGTERM) == len(pids)
 
-    assert most == SIGNAL_BATCH
+    assert most == 8
     assert held == set()
 
 
@@ -315,11 +361,16 @@ def test_open_needs_a_cgroup(tree: FakeCgroupTree):
 def test_usage_has_the_keys_of_the_wire_contract(tree: FakeCgroupTree, cgroup: Cgroup):
     some = "some avg10=0.00 avg60=0.00 avg300=0.00 total={}\nfull avg10=0.00 total=1\n"
     for file, content in {
-        "cpu.stat": "usage_usec 5\nuser_usec 2\nsystem_usec 3\n",
+        "cpu.stat": (
+            "usage_usec 5\nuser_usec 2\nsystem_usec 3\nnr_periods 14\nnr_throttled 15\n"
+            "throttled_usec 16\nnr_bursts 17\nburst_usec 18\n"
+        ),
         "memory.peak": "8192\n",
-        "memory.events": "low 0\noom 9\noom_kill 4\n",
+        "memory.swap.peak": "4096\n",
+        "memory.events": "low 0\nhigh 20\nmax 21\noom 9\noom_kill 4\n",
         "io.stat": "254:0 rbytes=1 wbytes=2 rios=3 wios=4\n8:0 rbytes=10 wbytes=20\n",
         "pids.peak": "6\n",
+        "pids.events": "max 22\n",
         "cpu.pressure": some.format(7),
         "memory.pressure": some.format(8),
         "io.pressure": some.format(9),
@@ -329,13 +380,21 @@ def test_usage_has_the_keys_of_the_wire_contract(tree: FakeCgroupTree, cgroup: C
     assert cgroup.usage() == {
         "cpu_user_us": 2,
         "cpu_system_us": 3,
+        "cpu_throttled_periods": 15,
+        "cpu_throttled_us": 16,
+        "cpu_burst_periods": 17,
+        "cpu_burst_us": 18,
         "memory_peak": 8192,
+        "memory_swap_peak": 4096,
+        "memory_high_events": 20,
+        "memory_max_events": 21,
         "io_read_bytes": 11,
         "io_write_bytes": 22,
         "io_read_operations": 3,
         "io_write_operations": 4,
         "oom_kills": 4,
         "pids_peak": 6,
+        "pids_max_events": 22,
         "cpu_pressure_us": 7,
         "memory_pressure_us": 8,
         "io_pressure_us": 9,
@@ -349,6 +408,71 @@ def test_usage_leaves_out_files_and_lines_that_are_missing():
     tree.fail("*/cpu.pressure", errno.EOPNOTSUPP, "read")
 
     assert Cgroup(PATH, tree.files).usage() == {"memory_pressure_us": 0}
+
+
+def test_current_has_the_keys_of_the_wire_contract(tree: FakeCgroupTree, cgroup: Cgroup):
+    for file, content in {
+        "memory.current": "8192\n",
+        "memory.swap.current": "4096\n",
+        "pids.current": "6\n",
+    }.items():
+        tree.set(f"{PATH}/{file}", content)
+
+    assert cgroup.current() == {
+        "memory_current": 8192,
+        "memory_swap_current": 4096,
+        "pids_current": 6,
+    }
+
+
+def test_current_leaves_out_what_the_kernel_does_not_have():
+    tree = FakeCgroupTree(("pids",), mounted_at="/cgroup2")
+    tree.write("/cgroup2/cgroup.subtree_control", "+pids")
+    tree.mkdir(PATH)
+
+    assert Cgroup(PATH, tree.files).current() == {"pids_current": 0}
+
+
+def test_freeze_and_let_go_on(tree: FakeCgroupTree, cgroup: Cgroup):
+    cgroup.freeze(frozen=True)
+    assert cgroup.events()["frozen"] == 1
+
+    cgroup.freeze(frozen=False)
+    assert cgroup.events()["frozen"] == 0
+
+
+def test_letting_go_on_leaves_a_nested_cgroup_as_whoever_froze_it_wants(
+    tree: FakeCgroupTree, cgroup: Cgroup
+):
+    nested(tree, "a")
+    tree.write(f"{PATH}/a/cgroup.freeze", "1")
+
+    cgroup.freeze(frozen=False)
+
+    assert tree.read(f"{PATH}/a/cgroup.freeze") == "1\n"
+
+
+def test_thaw_reaches_nested_cgroups(tree: FakeCgroupTree, cgroup: Cgroup):
+    nested(tree, "a")
+    nested(tree, "a/b")
+    for name in ("", "/a", "/a/b"):
+        tree.write(f"{PATH}{name}/cgroup.freeze", "1")
+
+    cgroup.thaw()
+
+    for name in ("", "/a", "/a/b"):
+        assert tree.read(f"{PATH}{name}/cgroup.freeze") == "0\n"
+
+
+def test_thaw_of_a_cgroup_that_is_gone_does_nothing(tree: FakeCgroupTree):
+    Cgroup("/cgroup2/gone", tree.files).thaw()
+
+
+def test_thaw_that_fails_otherwise_says_so(tree: FakeCgroupTree, cgroup: Cgroup):
+    tree.fail("*/cgroup.freeze", errno.EIO)
+
+    with pytest.raises(OSError, match="Input/output"):
+        cgroup.thaw()
 
 
 def test_limits_are_those_in_force(tree: FakeCgroupTree, cgroup: Cgroup):
@@ -388,6 +512,14 @@ def test_remove_names_the_processes_in_the_way(tree: FakeCgroupTree, cgroup: Cgr
         cgroup.remove()
 
     assert caught.value.errno == errno.EBUSY
+
+
+def test_remove_names_only_some_of_many_processes(tree: FakeCgroupTree, cgroup: Cgroup):
+    for pid in range(1000, 2000):
+        cgroup.place(pid)
+
+    with pytest.raises(OSError, match=r"\(1000, .*1009, …\)"):
+        cgroup.remove()
 
 
 def test_remove_that_fails_otherwise_says_so(tree: FakeCgroupTree, cgroup: Cgroup):

@@ -61,6 +61,24 @@ def test_what_a_job_had_whose_cgroup_another_removed_is_given_up(service, tree):
     assert claimed(tree) == ("0", "0")
 
 
+def test_changed_protection_is_claimed(service, tree):
+    job_id = start(service, memory_min=2**22, memory_low=2**22)
+
+    service.update_limits(job_id, Limits(memory_min=2**23, memory_low=0))
+
+    assert claimed(tree) == (str(2**23), "0")
+
+
+def test_change_is_undone_if_its_protection_cannot_be_claimed(service, tree):
+    job_id = start(service, memory_low=2**20)
+    tree.fail("/cgroup2/jobworker/memory.low", errno.EACCES)
+
+    with pytest.raises(LimitNotApplied, match="cannot protect memory of job"):
+        service.update_limits(job_id, Limits(memory_low=2**22))
+
+    assert service.cgroup(job_id).limits() == Limits(memory_low=2**20)
+
+
 def test_protection_of_everything_is_claimed_as_such(service, tree):
     start(service, memory_min=MAX)
     start(service, memory_min=2**20)

@@ -321,6 +321,44 @@ class TestCreate:
         assert cgroup.id == JOB
         assert jobs(tree) == [f"jobworker/{JOB}"]
 
+    def test_what_a_job_can_nest_is_bounded(self, tree: FakeCgroupTree, service: Service):
+        service.create_cgroup(JOB)
+
+        assert tree.read(f"{JOB_PATH}/cgroup.max.depth") == "32\n"
+        assert tree.read(f"{JOB_PATH}/cgroup.max.descendants") == "1024\n"
+
+    def test_kernel_that_cannot_bound_what_is_nested_will_do(self):
+        old = frozenset({"cgroup.max.depth", "cgroup.max.descendants", "cgroup.type"})
+        service = FakeCgroupTree(without=old).service()
+
+        assert service.create_cgroup(JOB).processes() == []
+
+    def test_bound_that_is_refused_leaves_nothing(self, tree: FakeCgroupTree, service: Service):
+        tree.fail("*/cgroup.max.depth", errno.EACCES)
+
+        with pytest.raises(CgroupUnavailable, match=r"cannot limit .*max\.depth"):
+            service.create_cgroup(JOB)
+
+        assert tree.cgroups() == ["jobworker"]
+
+    def test_job_that_made_its_cgroup_threaded_is_named(
+        self, tree: FakeCgroupTree, service: Service
+    ):
+        culprit = service.create_cgroup(str(uuid4()))
+        tree.set(f"{culprit.path}/cgroup.type", "threaded\n")
+        tree.answer(f"{JOB_PATH}/cgroup.type", lambda: "domain invalid\n")
+
+        with pytest.raises(CgroupUnavailable, match=f"{culprit.id} beside it .*stop that job"):
+            service.create_cgroup(JOB)
+
+        assert tree.cgroups() == ["jobworker", f"jobworker/{culprit.id}"]
+
+    def test_threaded_cgroup_above_is_named(self, tree: FakeCgroupTree, service: Service):
+        tree.answer(f"{JOB_PATH}/cgroup.type", lambda: "domain invalid\n")
+
+        with pytest.raises(CgroupUnavailable, match="/cgroup2/jobworker is, or is in, a threaded"):
+            service.create_cgroup(JOB)
+
     def test_limits_are_in_force(self, service: Service):
         assert service.create_cgroup(JOB, ALL_LIMITS).limits() == ALL_LIMITS
 

@@ -88,6 +88,18 @@ def test_a_context_without_a_file_is_an_error(tmp_path):
         load(tmp_path / "none.toml", "lab")
 
 
+def test_contexts_of_which_none_is_chosen_are_named(environ, config):
+    config.write_text("[contexts.lab]\nurl = 'x'\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"no context is chosen; .* --context \(there is: lab\)"):
+        resolve(NOTHING, None, environ)
+    assert resolve(NOTHING | FILES, None, environ).cert, "flags do without"
+
+
+def test_a_relative_path_is_made_absolute(environ, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert resolve(NOTHING | FILES | {"key": "me.key"}, None, environ).key == tmp_path / "me.key"
+
+
 def test_no_file_and_no_context_is_nothing(tmp_path):
     assert load(tmp_path / "none.toml", None) == {}
 
@@ -107,6 +119,7 @@ def test_a_file_without_a_current_context_is_nothing(config):
         ("current = 'lab'\ncontexts = 1", "no context 'lab'"),
         ("current = 1", "no context 1"),
         ("current = 'lab'", "it has none"),
+        ("curent = 'lab'", "unknown key 'curent'; known are current, contexts"),
     ],
 )
 def test_a_broken_file_is_named_with_the_problem(config, text, problem):

@@ -8,6 +8,7 @@ from grpc.aio import AioRpcError, Metadata
 
 from jobworker.cli.context import Connection
 from jobworker.cli.failure import explain
+from jobworker.rpc.v1.jobworker_pb2 import StartRequest
 
 CONNECTION = Connection("there:1", Path("/me.crt"), Path("/me.key"), Path("/ca.crt"))
 
@@ -115,6 +116,30 @@ def test_other_statuses_become_sentences(code, text):
 @pytest.mark.parametrize("details", [None, ""])
 def test_no_status_is_without_a_word(code, details):
     assert code.name in explained(code, details)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("limits.memory_max: 1 is not enough", "--memory-max: 1 is not enough"),
+        ("limits.io_max_rbps: x: is no disk", "--io-max-rbps: x: is no disk"),
+        ("job_id: 'x' is not a job id", "JOB_ID: 'x' is not a job id"),
+        ("command.args[1]: contains a NUL byte", "COMMAND[1]: contains a NUL byte"),
+        ("env[A]: contains a NUL byte", "--env[A]: contains a NUL byte"),
+        ("working_directory: is not absolute", "--working-directory: is not absolute"),
+        ("stop.grace: is too long", "--stop-grace: is too long"),
+        ("limits.cpus: is 1, but limits.cpu_max, …", "limits.cpus: is 1, but --cpu-max, …"),
+        ("something.new: is wrong", "something.new: is wrong"),
+    ],
+)
+def test_a_field_is_called_what_the_user_has_written(said, shown):
+    assert explained(grpc.StatusCode.INVALID_ARGUMENT, said) == shown
+
+
+def test_every_field_of_a_start_has_a_part_of_the_command_line():
+    for field in StartRequest.DESCRIPTOR.fields_by_name:
+        if field not in ("limits", "stop"):
+            assert explained(grpc.StatusCode.INVALID_ARGUMENT, f"{field}: x") != f"{field}: x"
 
 
 def test_a_servers_words_cannot_move_the_cursor():

@@ -51,6 +51,7 @@ def test_no_flag_is_no_limit():
         ("--memory-max max", pb.Limits(memory_max=MAX)),
         ("--memory-swap-max 0", pb.Limits(memory_swap_max=0)),
         ("--memory-oom-group", pb.Limits(memory_oom_group=True)),
+        ("--no-memory-oom-group", pb.Limits(memory_oom_group=False)),
         ("--cpu-weight 200", pb.Limits(cpu_weight=200)),
         ("--cpu-max 150%", pb.Limits(cpu_max=pb.CpuMax(quota_us=150_000, period_us=100_000))),
         ("--cpu-burst-max 20ms", pb.Limits(cpu_burst_max=20_000)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,7 @@ def test_help_lists_the_commands_and_the_global_flags(arguments):
     assert result.returncode == 0
     help_text = result.stdout.decode()
     assert help_text.startswith("Usage: jobworker-cli [GLOBAL FLAGS] COMMAND [COMMAND FLAGS]\n")
-    for word in (*COMMANDS, "--url", "--cert", "--key", "--ca", "JOBWORKER_URL", "_COMPLETE"):
+    for word in (*COMMANDS, "--url", "--cert", "--key", "--ca", "JOBWORKER_URL"):
         assert word in help_text
 
 
@@ -72,7 +73,14 @@ def test_no_command_is_wrong_usage_and_shows_the_help():
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        (["nope"], "No such command 'nope'"),
+        (["nope"], "there is no command 'nope'; there are: help, start"),
+        (["statu", "x"], "there is no command 'statu'; did you mean status?"),
+        (["help", "statu"], "there is no command 'statu'; did you mean status?"),
+        (["logs", "x"], "did you mean output?"),
+        (["kill", "x"], "did you mean stop?"),
+        (["run", "true"], "did you mean start?"),
+        (["ps"], "listing jobs is not there yet"),
+        (["completion"], "bash|zsh|fish"),
         (["help", "nope"], "there is no command 'nope'"),
         (["--nope", "status", "x"], "--nope"),
         (["status"], "JOB_ID"),
@@ -80,6 +88,11 @@ def test_no_command_is_wrong_usage_and_shows_the_help():
         (["status", "--format", "xml", "x"], "'xml'"),
         (["output", "--offset", "-1", "x"], "not a number of bytes"),
         (["stop", "--grace", "long", "x"], "1h30m"),
+        (["update", "x"], "at least one limit"),
+        (["update", "--memory-max", "much", "x"], "512M"),
+        (["update", "--memory-max", "1G"], "JOB_ID"),
+        (["stats", "--interval", "often", "x"], "500ms"),
+        (["output", ""], "Invalid value for 'JOB_ID': it is empty"),
         (["status", "x"], "--cert FILE, set JOBWORKER_CERT"),
         (["--context", "lab", "status", "x"], "cannot use the context 'lab'"),
         (["--cert=a", "--key=b", "--ca=c", "--url=http://x", "status", "x"], "'http://x'"),
@@ -101,8 +114,10 @@ def test_wrong_usage_is_a_sentence_and_status_2(arguments, hint):
 def test_a_file_that_is_missing_is_named():
     result = cli_run("--cert=/no/a.crt", "--key=/no/a.key", "--ca=/no/ca.crt", "status", "x")
     assert result.returncode == 1
-    assert result.stderr.startswith(b"jobworker-cli: cannot read ")
-    assert b"/no/" in result.stderr
+    assert result.stderr == (
+        b"jobworker-cli: cannot read the private key /no/a.key: there is no such file; check --key "
+        b"(or JOBWORKER_KEY, or the context)\n"
+    )
 
 
 def test_a_traceback_is_shown_to_those_who_ask_for_it():
@@ -132,7 +147,7 @@ def test_a_full_disk_is_an_error_even_for_the_help():
 
 
 def test_a_closed_standard_output_is_an_error_before_anything_is_done():
-    command = f"exec {sys.executable} -m jobworker.cli help >&-"
+    command = f"exec {shlex.quote(sys.executable)} -m jobworker.cli help >&-"
     environ = {"PYTHONPATH": str(Path(jobworker.__file__).parent.parent)}
     result = subprocess.run(
         ["sh", "-c", command], env=environ, capture_output=True, check=False, timeout=30
@@ -143,9 +158,11 @@ def test_a_closed_standard_output_is_an_error_before_anything_is_done():
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_for_every_shell(shell):
-    result = cli_run(environ={"_JOBWORKER_CLI_COMPLETE": f"{shell}_source"})
-    assert result.returncode == 0
+    result = cli_run("completion", shell)
+    assert (result.returncode, result.stderr) == (0, b"")
     assert b"_JOBWORKER_CLI_COMPLETE" in result.stdout
+    by_variable = cli_run(environ={"_JOBWORKER_CLI_COMPLETE": f"{shell}_source"})
+    assert by_variable.stdout.strip() == result.stdout.strip()
 
 
 def test_commands_are_completed():
@@ -156,7 +173,7 @@ def test_commands_are_completed():
             "COMP_CWORD": "1",
         }
     )
-    assert result.stdout.decode().split() == ["plain,start", "plain,status"]
+    assert result.stdout.decode().split() == ["plain,start", "plain,status", "plain,stats"]
 
 
 def test_help_loads_nothing_of_grpc():

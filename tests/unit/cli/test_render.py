@@ -89,7 +89,7 @@ def test_a_finished_job_has_its_run_time_and_its_usage():
     rows = shown(ended)
     assert rows["run time"] == ["1.25s"]
     assert rows["usage"] == [
-        "2s CPU (1.5s user, 500ms system)",
+        "2s CPU, start-up included (1.5s user, 500ms system)",
         "12 MiB memory at most",
         "3 processes and threads at most",
         "0 B read in 0 operations",
@@ -97,6 +97,34 @@ def test_a_finished_job_has_its_run_time_and_its_usage():
         "1 processes killed: out of memory",
         "1ms waiting for CPU",
     ]
+
+
+def test_what_limits_have_done_to_a_job_is_shown():
+    rows = shown(
+        job(
+            usage=pb.Usage(
+                memory_swap_peak=2**20,
+                cpu_throttled_periods=3,
+                cpu_throttled_us=1_500_000,
+                cpu_burst_periods=2,
+                cpu_burst_us=1000,
+                memory_high_events=4,
+                memory_max_events=0,
+                pids_max_events=5,
+            )
+        )
+    )
+    assert rows["usage"] == [
+        "1 MiB swap at most",
+        "1.5s held up by cpu-max in 3 periods",
+        "1ms beyond cpu-max in 2 periods",
+        "4 times held back by memory-high",
+        "5 times held back by pids-max",
+    ]
+
+
+def test_a_paused_job_is_running():
+    assert shown(job(paused=True))["status"] == ["running (paused)"]
 
 
 def test_what_the_kernel_did_not_report_is_not_shown_as_zero():
@@ -185,6 +213,18 @@ def test_a_clock_that_is_behind_shows_no_age_and_no_negative_time():
             "stopped (timed out, SIGTERM)",
         ),
         (
+            pb.StatusDetail(status=pb.STATUS_STOPPED, exit_code=5, reason=pb.REASON_STOPPED),
+            "stopped (exit code 5)",
+        ),
+        (
+            pb.StatusDetail(status=pb.STATUS_STOPPED, exit_code=0, reason=pb.REASON_TIMED_OUT),
+            "stopped (timed out, exit code 0)",
+        ),
+        (
+            pb.StatusDetail(status=pb.STATUS_STOPPED, exit_code=-1, reason=pb.REASON_STOPPED),
+            "stopped",
+        ),
+        (
             pb.StatusDetail(status=pb.STATUS_LOST, exit_code=-1, reason=pb.REASON_LOST),
             "lost",
         ),
@@ -193,6 +233,19 @@ def test_a_clock_that_is_behind_shows_no_age_and_no_negative_time():
 )
 def test_a_status_in_a_word_or_two(detail, line):
     assert status_line(detail) == line
+
+
+@pytest.mark.parametrize(
+    ("state", "stop_signal", "line"),
+    [
+        (pb.STATUS_STOPPED, 15, "stopped (SIGKILL after the grace period)"),
+        (pb.STATUS_STOPPED, 9, "stopped (SIGKILL)"),
+        (pb.STATUS_STOPPED, 0, "stopped (SIGKILL)"),
+        (pb.STATUS_EXITED, 15, "exited (SIGKILL)"),
+    ],
+)
+def test_a_kill_is_said_to_be_the_end_of_the_grace_where_that_is_known(state, stop_signal, line):
+    assert status_line(pb.StatusDetail(status=state, exit_code=-1, signal=9), stop_signal) == line
 
 
 @pytest.mark.parametrize(
@@ -222,16 +275,9 @@ def test_json_has_the_names_and_the_structure_of_the_wire_contract():
     assert read["job"]["created_at"] == "2027-01-15T08:00:00Z"
     assert read["job"]["timeout"] == "1.500s"
     assert read["job"]["limits"] == {
-        "memory": 0,
-        "cpus": 0.0,
-        "disk_write_bps": 0,
-        "disk_read_bps": 0,
         "memory_max": 2**64 - 1,
-        "io_max_rbps": [],
-        "io_max_wbps": [],
-        "io_max_riops": [],
-        "io_max_wiops": [],
-    }
+    }, "a limit that is not set is none"
+    assert read["job"]["warnings"] == []
     assert read["job"]["labels"] == {"a": "1"}
     assert "ended_at" not in read["job"]
     assert "usage" not in read["job"]

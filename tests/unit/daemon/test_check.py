@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -50,7 +51,30 @@ def test_every_limit_is_named_whether_its_controller_is_there_or_not():
         assert all(reason in finding.detail for finding in findings)
         for row in TABLE:
             (finding,) = [f for f in findings if f.name == row.controller]
-            assert finding.detail.count(row.limit) >= 1
+            assert f"--{row.limit.replace('_', '-')}" in finding.detail
+
+
+def test_what_is_bound_to_cgroup_v1_has_one_remedy():
+    names = sorted({row.controller for row in TABLE})
+    found = {n: Controller(n, available=False, bound_at=f"/v1/{n}", reason="…") for n in names}
+    *each, remedy = check.controllers(found)
+    assert "cgroup_no_v1=all" in remedy.detail
+    for name, finding in zip(names, each, strict=True):
+        assert finding.detail.startswith(f"bound to cgroup v1 at /v1/{name}. Without it there is")
+
+
+def test_a_controller_that_is_bound_alone_keeps_its_own_remedy():
+    found = {"cpu": Controller("cpu", available=False, bound_at="/v1", reason="boot with x")}
+    (finding,) = check.controllers(found)
+    assert finding.detail.startswith("boot with x. ")
+
+
+def test_an_address_is_free_in_use_or_not_of_this_host():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert check.address("localhost", port).verdict is Verdict.NOTE
+    assert check.address("localhost", port).verdict is Verdict.OK
+    assert check.address("192.0.2.1", port).verdict is Verdict.FAILED
 
 
 @pytest.mark.parametrize(
@@ -74,7 +98,7 @@ def test_a_certificate_that_ends_soon_is_noted(days, verdict):
 )
 def test_a_directory_needs_room(free, verdict, said):
     finding = check.room("log", "/log", free)
-    assert (finding.verdict, finding.detail) == (verdict, f"/log {said} free")
+    assert (finding.verdict, finding.detail) == (verdict, f"/log: {said} free")
 
 
 @pytest.fixture
@@ -135,9 +159,17 @@ def test_findings_stand_under_their_sections_and_come_to_something():
         "  note    user       uid 1",
         "directories:",
         "  failed  log        full",
-        "jobs cannot run here, see: failed",
+        "jobs cannot run here; see what failed",
     ]
     assert check.as_text(Report(FOUND[:2])).splitlines()[-1] == "jobs can run here"
+
+
+def test_findings_fit_the_width_and_break_no_word():
+    long = Finding("cgroups", "memory", Verdict.NOTE, "without it there is no --memory-max, " * 5)
+    lines = check.as_text(Report((long,)), 60).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert all(line.startswith(" " * 21) for line in lines[2:-1])
+    assert not [line for line in lines if line.endswith("-")]
 
 
 def test_findings_as_json():

@@ -1,9 +1,8 @@
 import pytest
 
 from jobworker.auth.policy import Policy, Role
-from jobworker.daemon.config import client_address, parse_listen, read
+from jobworker.daemon.config import read
 from jobworker.errors import ConfigError
-from jobworker.rpc.channel import parse_target
 
 
 @pytest.fixture
@@ -21,6 +20,19 @@ def test_a_file_gives_defaults_for_the_flags(write):
     assert file.defaults() == {"listen": "0.0.0.0:1", "log_dir": "/logs"}
 
 
+def test_a_relative_path_is_relative_to_the_file(write, tmp_path):
+    file = read(write('log-dir = "log"\ncert = "../certs/jobworker.crt"\nlisten = "localhost"'))
+    assert file.defaults() == {
+        "log_dir": f"{tmp_path}/log",
+        "cert": f"{tmp_path}/../certs/jobworker.crt",
+        "listen": "localhost",
+    }
+
+
+def test_the_word_for_the_servers_own_cgroup_is_no_path(write):
+    assert read(write('cgroup-root = "own"')).defaults() == {"cgroup_root": "own"}
+
+
 def test_an_empty_file_leaves_the_seeds_users(write):
     assert read(write("")).policy() == Policy()
 
@@ -33,11 +45,16 @@ def test_users_in_the_file_replace_the_seeds(write):
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("listne = 'x'", "listne"),
-        ("listen = 5", "listen"),
-        ("log-dir = ''", "log-dir"),
+        ("listne = 'x'", "there is no setting 'listne'; did you mean listen"),
+        ("quux = 'x'", "there is no setting 'quux'; there are: listen, cert,"),
+        ("listen = 5", "listen must be a string"),
+        ("log-dir = ''", "log-dir must be a string that is not empty"),
+        ("users = 'charlie'", "users must be a table"),
         ("listen = ", "Invalid value"),
-        ("[users]\ncharlie = 'query'", "charlie|users"),
+        (
+            "[users]\ncharlie = 'query'",
+            r'users: charlie must have a list of roles, such as \["query"\]',
+        ),
     ],
 )
 def test_a_mistake_is_named_with_the_file(write, text, named):
@@ -45,49 +62,11 @@ def test_a_mistake_is_named_with_the_file(write, text, named):
         read(write(text))
 
 
-def test_an_unknown_role_is_named(write):
-    with pytest.raises(ConfigError, match="admin"):
+def test_an_unknown_role_is_named_with_the_file(write):
+    with pytest.raises(ConfigError, match=r"jobworker\.toml: .*'admin'"):
         read(write('[users]\ncharlie = ["admin"]')).policy()
 
 
 def test_a_file_that_was_asked_for_must_be_there(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         read(tmp_path / "missing.toml")
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("localhost:0", ("localhost", 0)),
-        ("localhost", ("localhost", 50051)),
-        (":80", ("", 80)),
-        ("127.0.0.1:80", ("127.0.0.1", 80)),
-        ("[::1]:80", ("::1", 80)),
-        ("[::1]", ("::1", 50051)),
-        ("::1", ("::1", 50051)),
-    ],
-)
-def test_a_listen_address_is_host_and_port(text, expected):
-    assert parse_listen(text) == expected
-
-
-@pytest.mark.parametrize("text", ["localhost:", "localhost:x", "localhost:65536", "h:-1", "h:٣"])
-def test_a_bad_port_is_refused(text):
-    with pytest.raises(ConfigError, match="port"):
-        parse_listen(text)
-
-
-@pytest.mark.parametrize(
-    ("listen", "address"),
-    [
-        (":50051", "localhost:50051"),
-        ("0.0.0.0:1", "localhost:1"),
-        ("[::]:1", "localhost:1"),
-        ("[::1]:1", "[::1]:1"),
-        ("192.0.2.1:1", "192.0.2.1:1"),
-        ("lab.example.org", "lab.example.org:50051"),
-    ],
-)
-def test_the_address_that_is_announced_is_one_that_the_client_takes(listen, address):
-    assert client_address(*parse_listen(listen)) == address
-    assert parse_target(address) == address

@@ -12,9 +12,15 @@ def test_no_name_means_this_process_own_user():
 
 
 def test_a_name_and_its_number_are_the_same_account():
-    nobody = pwd.getpwnam("nobody")
-    assert look_up("nobody") == look_up(str(nobody.pw_uid))
-    assert look_up("nobody").gid in look_up("nobody").groups
+    other = next(entry for entry in pwd.getpwall() if entry.pw_uid != os.geteuid())
+    found = look_up(other.pw_name)
+    assert found == look_up(str(other.pw_uid))
+    assert found.groups is not None
+    assert found.gid in found.groups
+
+
+def test_the_groups_of_ones_own_account_are_left_as_they_are():
+    assert look_up(str(os.geteuid())).groups is None
 
 
 @pytest.mark.parametrize("user", ["no-such-user", "4000000000", "99999999999999999999", "-1", "٣"])

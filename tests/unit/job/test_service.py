@@ -10,13 +10,17 @@ from dataclasses import replace
 
 import pytest
 
-from jobworker.cgroups import Limits
+from jobworker.cgroups import MAX, Limits
 from jobworker.errors import (
     CommandNotFound,
+    FailedPrecondition,
     JobNotFound,
+    LaunchFailed,
+    LimitNotApplied,
     RequestConflict,
     ResourceExhausted,
     ShimUnavailable,
+    ShuttingDown,
     Unavailable,
 )
 from jobworker.job import JobSpec, Reason, Service, State, StopPolicy
@@ -355,6 +359,187 @@ async def test_an_orphan_whose_cgroup_cannot_be_removed_has_ended_and_says_so(ho
     assert "cannot remove the cgroup" in job.status.message
 
 
+# Changes of a running job
+
+
+LOWER = Limits(memory_max=1 << 22, cpu_weight=50, pids_max=8)
+"""Written as cpu.weight, pids.max, memory.max."""
+
+
+async def test_limits_are_changed_and_what_is_not_given_stays(host, service):
+    job = await service.start_job(replace(TRUE, limits=Limits(memory_high=1 << 21, pids_max=64)))
+    changed = await service.update_limits(job.id, Limits(pids_max=8), user="beta")
+    assert changed is job
+    assert job.record.limits == Limits(memory_high=1 << 21, pids_max=8)
+    assert job.record.limits == service.cgroups.cgroup(job.id).limits()
+    assert job.record.warnings == job.record.limits.warnings() != ()
+    assert host.changes[-1] == ("limits updated", job.id, "beta")
+
+
+async def test_changed_limits_are_known_to_the_next_server(host):
+    async with host.service() as service:
+        job = await service.start_job(TRUE)
+        await service.update_limits(job.id, LOWER)
+    async with host.service() as service:
+        assert (await service.fetch_job(job.id)).record.limits == LOWER
+        host.shim.end(job.id, exit_code=0)
+        assert (await service.fetch_job(job.id)).record.limits == LOWER
+
+
+async def test_limits_that_an_earlier_server_did_not_come_to_record_are_found_out(host):
+    async with host.service() as service:
+        job = await service.start_job(replace(TRUE, limits=Limits(pids_max=64)))
+        service.cgroups.update_limits(job.id, Limits(pids_max=8, memory_high=1 << 21))
+    async with host.service() as service:
+        record = (await service.fetch_job(job.id)).record
+        assert record.limits == Limits(pids_max=8, memory_high=1 << 21)
+        assert record.warnings
+    assert '"pids_max":8' in host.registry("SELECT limits FROM jobs")[0][0]
+
+
+async def test_limits_that_cannot_be_read_keep_no_server_from_starting(host):
+    async with host.service() as service:
+        job = await service.start_job(replace(TRUE, limits=Limits(pids_max=64)))
+    host.tree.fail("*/pids.max", errno.EIO, "read")
+    async with host.service() as service:
+        assert (await service.fetch_job(job.id)).record.limits == Limits(pids_max=64)
+
+
+async def test_limits_that_cannot_be_applied_leave_record_and_kernel_as_they_were(host, service):
+    job = await service.start_job(replace(TRUE, limits=Limits(pids_max=64)))
+    host.tree.fail("*/memory.max", errno.EINVAL)
+    with pytest.raises(LimitNotApplied, match=r"memory\.max"):
+        await service.update_limits(job.id, LOWER)
+    assert job.record.limits == Limits(pids_max=64)
+    assert service.cgroups.cgroup(job.id).limits() == Limits(pids_max=64)
+    assert [event for event, _, _ in host.changes] == ["started"]
+
+
+async def test_limits_that_cannot_be_recorded_are_taken_back(host, service):
+    job = await service.start_job(replace(TRUE, limits=Limits(pids_max=64)))
+    service._store.update = failing(ResourceExhausted("disk full"))
+    with pytest.raises(ResourceExhausted):
+        await service.update_limits(job.id, LOWER)
+    assert job.record.limits == Limits(pids_max=64)
+    assert service.cgroups.cgroup(job.id).limits() == Limits(pids_max=64)
+
+
+async def test_a_job_that_ended_while_its_limits_changed_keeps_the_record_of_its_end(host, service):
+    job = await service.start_job(TRUE)
+    update_limits = service.cgroups.update_limits
+
+    def update_and_end(*arguments):
+        changed = update_limits(*arguments)
+        asyncio.run_coroutine_threadsafe(end(), loop).result(10)
+        return changed
+
+    async def end():
+        host.shim.end(job.id, exit_code=4)
+
+    loop = asyncio.get_running_loop()
+    service.cgroups.update_limits = update_and_end
+    with pytest.raises(FailedPrecondition, match="has ended"):
+        await service.update_limits(job.id, LOWER)
+    assert (job.status.exit_code, job.record.limits) == (4, Limits())
+    assert [event for event, _, _ in host.changes] == ["started", "ended"]
+
+
+async def test_a_caller_that_goes_away_does_not_undo_a_change(host, service):
+    job = await service.start_job(TRUE)
+    changing = asyncio.create_task(service.update_limits(job.id, LOWER))
+    await until(lambda: service._changes.under_way)
+    changing.cancel()
+    await until(lambda: not service._changes.under_way)
+    assert job.record.limits == LOWER
+
+
+async def test_pause_and_resume_are_reported_once_each(host, service):
+    job = await service.start_job(TRUE)
+    host.tree.write(f"{service.cgroups.cgroup(job.id).path}/cgroup.procs", "10")
+    for _ in range(2):
+        await service.pause_job(job.id, user="beta")
+        assert job.paused
+    for _ in range(2):
+        await service.resume_job(job.id, user="gamma")
+        assert not job.paused
+    assert host.changes[1:] == [("paused", job.id, "beta"), ("resumed", job.id, "gamma")]
+
+
+async def test_a_pause_outlives_the_server(host):
+    async with host.service() as service:
+        job = await service.start_job(TRUE)
+        host.tree.write(f"{service.cgroups.cgroup(job.id).path}/cgroup.procs", "10")
+        await service.pause_job(job.id)
+    async with host.service() as service:
+        job = await service.fetch_job(job.id)
+        assert job.paused
+        await service.resume_job(job.id)
+        assert not job.paused
+
+
+CHANGES = {
+    "change the limits of": lambda service, job_id: service.update_limits(job_id, LOWER),
+    "pause": lambda service, job_id: service.pause_job(job_id),
+    "resume": lambda service, job_id: service.resume_job(job_id),
+}
+
+
+@pytest.mark.parametrize("doing", CHANGES)
+async def test_a_finished_job_cannot_be_changed(host, service, doing):
+    job = await service.start_job(TRUE)
+    host.shim.end(job.id, exit_code=0)
+    with pytest.raises(FailedPrecondition, match=f"cannot {doing} job {job.id}: it has ended"):
+        await CHANGES[doing](service, job.id)
+
+
+async def test_a_start_under_way_is_waited_for(host, service):
+    starting = asyncio.create_task(service.start_job(replace(TRUE, limits=Limits(memory_max=MAX))))
+    await until(lambda: service._starting)
+    (job_id,) = service._starting
+    await service.update_limits(job_id, LOWER)
+    assert (await starting).record.limits == LOWER
+
+
+@pytest.mark.parametrize("doing", CHANGES)
+async def test_a_service_that_is_being_left_takes_no_change(host, doing):
+    async with host.service() as service:
+        job = await service.start_job(TRUE)
+    with pytest.raises(ShuttingDown, match=f"cannot {doing} job"):
+        await CHANGES[doing](service, job.id)
+
+
+async def test_leaving_lets_a_change_come_to_its_end(host):
+    async with host.service() as service:
+        job = await service.start_job(TRUE)
+        changing = asyncio.create_task(service.update_limits(job.id, LOWER))
+        await until(lambda: service._changes.under_way)
+    await changing
+    async with host.service() as service:
+        assert (await service.fetch_job(job.id)).record.limits == LOWER
+
+
+async def test_an_orphan_that_is_stopped_is_thawed(host, service):
+    job = await service.start_job(TRUE)
+    directory = service.cgroups.cgroup(job.id).path
+    host.tree.write(f"{directory}/cgroup.freeze", "1")
+    host.shim.die()
+    stopping = asyncio.create_task(service.stop_job(job.id, grace=1000))
+    await until(lambda: host.tree.read(f"{directory}/cgroup.freeze") == "0\n")
+    host.shim.processes[job.id].kill()
+    assert (await stopping).status.reason is Reason.STOPPED
+
+
+async def test_an_orphan_that_cannot_be_thawed_is_killed_all_the_same(host, service):
+    job = await service.start_job(TRUE)
+    directory = service.cgroups.cgroup(job.id).path
+    host.tree.fail("*cgroup.freeze", errno.EIO)
+    host.shim.die()
+    stopping = asyncio.create_task(service.stop_job(job.id, grace=0.05))
+    await until(lambda: (f"{directory}/cgroup.kill", "1") in host.tree.writes)
+    host.shim.processes[job.id].kill()
+    assert (await stopping).status.reason is Reason.STOPPED
+
+
 # The next server
 
 
@@ -448,7 +633,7 @@ async def test_a_start_whose_execve_failed_after_the_server_died_leaves_nothing(
     host.registry("UPDATE jobs SET state = 'pending', pid = NULL, started_at = NULL")
 
     def fail(_job_id):
-        raise CommandNotFound("no such command")
+        raise LaunchFailed("no such command")
 
     host.shim.before_attach = fail
     async with host.service() as service:

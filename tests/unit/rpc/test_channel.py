@@ -74,3 +74,15 @@ def test_a_stop_request_carries_the_grace_even_if_it_is_zero(grace, nanoseconds)
     request = channel.stop_request("id", grace)
     assert request.HasField("grace")
     assert request.grace.ToNanoseconds() == nanoseconds
+
+
+def test_a_request_for_samples_without_interval_leaves_the_servers_own():
+    request = channel.stats_request("id", follow=True, interval=None)
+    assert request.follow
+    assert not request.HasField("interval")
+
+
+def test_a_request_for_samples_carries_the_interval():
+    request = channel.stats_request("id", follow=False, interval=0.25)
+    assert not request.follow
+    assert request.interval.ToMilliseconds() == 250

@@ -58,6 +58,39 @@ async def test_start_stop_and_status_carry_requests_and_answers(serve, service, 
     assert stopped.job.command.args == ["9"]
 
 
+async def test_a_running_job_is_changed(serve, service, connect):
+    listener = await serve(service)
+    job_id = service.add(status=RUNNING).job.id
+    async with connect(listener.url) as client:
+        changed = await client.update_limits(job_id, pb.Limits(pids_max=7))
+        assert changed.limits.pids_max == 7
+        await client.pause(job_id)
+        assert (await client.status(job_id)).job.paused
+        await client.resume(job_id)
+        assert not (await client.status(job_id)).job.paused
+
+
+async def test_samples_arrive_in_order_and_the_last_is_the_end(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(status=RUNNING)
+    job.samples = [pb.StatsResponse(pids_current=count) for count in (1, 2)]
+    async with connect(listener.url) as client:
+        stream = client.stats(job.job.id, follow=True, interval=5)
+        assert [(await anext(stream)).pids_current for _ in range(2)] == [1, 2]
+        await job.end()
+        assert (await anext(stream)).status == job.job.status
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+    assert service.requests[-1].interval.ToSeconds() == 5
+
+
+async def test_one_sample_is_one_unless_more_are_asked_for(serve, service, connect):
+    listener = await serve(service)
+    job_id = service.add(status=RUNNING).job.id
+    async with connect(listener.url) as client:
+        assert len([each async for each in client.stats(job_id)]) == 1
+
+
 async def test_a_refusal_arrives_as_the_status_it_is(serve, service, connect):
     listener = await serve(service)
     async with connect(listener.url) as client:

@@ -74,6 +74,7 @@ FIELDS = {
         "pid": 17,
         "usage": 18,
         "warnings": 19,
+        "paused": 20,
     },
     "Usage": {
         "cpu_user_us": 1,
@@ -88,6 +89,30 @@ FIELDS = {
         "cpu_pressure_us": 10,
         "memory_pressure_us": 11,
         "io_pressure_us": 12,
+        "memory_swap_peak": 13,
+        "cpu_throttled_periods": 14,
+        "cpu_throttled_us": 15,
+        "cpu_burst_periods": 16,
+        "cpu_burst_us": 17,
+        "memory_high_events": 18,
+        "memory_max_events": 19,
+        "pids_max_events": 20,
+    },
+    "UpdateLimitsRequest": {"job_id": 1, "limits": 2},
+    "UpdateLimitsResponse": {"limits": 1, "warnings": 2},
+    "PauseRequest": {"job_id": 1},
+    "PauseResponse": {},
+    "ResumeRequest": {"job_id": 1},
+    "ResumeResponse": {},
+    "StatsRequest": {"job_id": 1, "interval": 2, "follow": 3},
+    "StatsResponse": {
+        "time": 1,
+        "usage": 2,
+        "memory_current": 3,
+        "pids_current": 4,
+        "memory_swap_current": 5,
+        "paused": 6,
+        "status": 7,
     },
 }
 ENUMS = {
@@ -180,6 +205,10 @@ def test_the_service_has_the_methods_it_had():
         ("Stop", "StopRequest", "StopResponse", False),
         ("Status", "StatusRequest", "StatusResponse", False),
         ("Output", "OutputRequest", "OutputResponse", True),
+        ("UpdateLimits", "UpdateLimitsRequest", "UpdateLimitsResponse", False),
+        ("Pause", "PauseRequest", "PauseResponse", False),
+        ("Resume", "ResumeRequest", "ResumeResponse", False),
+        ("Stats", "StatsRequest", "StatsResponse", True),
     ]
 
 

@@ -2,11 +2,13 @@ from dataclasses import fields, replace
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from jobworker.cgroups import MAX, CpuMax, DeviceLimit, Limits
+from jobworker.cgroups import MAX, CpuMax, DeviceLimit, Limits, cgroup
 from jobworker.errors import InvalidArgument
 from jobworker.job import JobRecord, JobSpec, JobStatus, Reason, State, StopPolicy
 from jobworker.job.record import Process
+from jobworker.job.stats import Sample
 from jobworker.rpc import convert
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 
@@ -202,3 +204,41 @@ def test_usage_that_the_kernel_did_not_report_is_absent():
 
 def test_an_output_that_is_gone_has_no_size():
     assert not convert.job_message(RUNNING, None).HasField("output_size")
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_a_job_says_whether_it_is_paused(paused):
+    assert convert.job_message(RUNNING, 5, paused=paused).paused is paused
+
+
+def test_a_sample_of_a_running_job():
+    message = convert.sample_message(
+        Sample(
+            time=2.5,
+            status=RUNNING.status,
+            usage={"cpu_user_us": 7, "of_a_newer_kernel": 1},
+            current={"memory_current": 8, "pids_current": 9},
+            paused=True,
+        )
+    )
+    assert message == pb.StatsResponse(
+        time=Timestamp(seconds=2, nanos=500_000_000),
+        usage=pb.Usage(cpu_user_us=7),
+        memory_current=8,
+        pids_current=9,
+        paused=True,
+        status=convert.status_detail(RUNNING.status),
+    )
+
+
+def test_what_is_not_known_at_the_moment_is_absent():
+    message = convert.sample_message(Sample(time=2.5, status=RUNNING.status))
+    for field in ("memory_current", "memory_swap_current", "pids_current"):
+        assert not message.HasField(field)
+
+
+def test_every_figure_of_a_cgroup_has_a_place_in_the_contract():
+    figures = {key for _, keys, _ in cgroup._USAGE for key in keys.values()}
+    assert figures == set(pb.Usage.DESCRIPTOR.fields_by_name)
+    current = {key for _, keys, _ in cgroup._CURRENT for key in keys.values()}
+    assert current <= set(pb.StatsResponse.DESCRIPTOR.fields_by_name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from jobworker.errors import InvalidArgument, JobNotFound, ResourceExhausted, ShimUnavailable
-from jobworker.shim import Client, Launch, wire
+from jobworker.shim import Client, Launch, listener, wire
 from jobworker.shim.channel import Channel
 from jobworker.shim.listener import Listener
 
@@ -56,7 +56,10 @@ class FakeShim:
         self.run_dir = run_dir
         self.hello: dict[str, Any] = {"version": wire.VERSION, "pid": 1, "jobs": ["x"]}
         self._directory = os.open(run_dir, os.O_RDONLY)
-        self._listener = Listener(self._directory)
+        held = listener.lock(self._directory)
+        assert held is not None
+        self._held = held
+        self._listener = Listener(self._directory, held)
         self._channel: Channel | None = None
         self.ended: list[str] = []
         self.disconnected = 0
@@ -95,6 +98,7 @@ class FakeShim:
         if self._channel is not None:
             self._channel.close()
         self._listener.retire()
+        os.close(self._held)
         os.close(self._directory)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 import pytest
 
@@ -25,6 +26,15 @@ LAUNCH = Launch(
 def of(kind: str, number: int, *existing: str) -> errors.JobWorkerError:
     reply = {"kind": kind, "errno": number, "message": "said the shim"}
     return launch_error(reply, LAUNCH, existing.__contains__)
+
+
+def test_a_command_that_is_a_directory_is_said_to_be_one():
+    launch = replace(LAUNCH, executables=["/etc"], argv=["/etc"])
+    reply = {"kind": "exec", "errno": errno.EACCES}
+    assert "it is a directory" in str(
+        launch_error(reply, launch, is_directory={"/etc"}.__contains__)
+    )
+    assert "executable file" in str(launch_error(reply, launch, is_directory=set().__contains__))
 
 
 @pytest.mark.parametrize(
@@ -91,6 +101,24 @@ def test_relative_candidates_are_looked_for_in_the_working_directory() -> None:
     assert "interpreter" in str(launch_error(error, launch, ["/work/thing"].__contains__))
 
 
+@pytest.mark.parametrize("kind", ["exec", "chdir", "clone", "setup"])
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EAGAIN, errno.EIO])
+@pytest.mark.parametrize("slash", ["", "/"])
+@pytest.mark.parametrize("exists", [True, False])
+def test_what_is_long_is_abridged(kind: str, number: int, slash: str, exists: bool) -> None:
+    name = slash + "n\U0001f600" * 2000
+    launch = Launch(
+        job_id="x",
+        executables=[name],
+        argv=[name],
+        env={"PATH": "/p" * 20_000},
+        working_directory="/w" * 2000,
+        cgroup_path="/c" * 2000,
+    )
+    error = launch_error({"kind": kind, "errno": number}, launch, lambda _: exists)
+    assert len(str(error)) < 400
+
+
 def test_too_long_arguments_name_the_field() -> None:
     error = of("exec", errno.E2BIG)
     assert isinstance(error, errors.InvalidArgument)
@@ -100,3 +128,12 @@ def test_too_long_arguments_name_the_field() -> None:
 def test_unknown_job_is_not_found() -> None:
     assert type(job_error({"kind": "unknown_job"}, "x")) is errors.JobNotFound
     assert type(job_error({"kind": "bad_request"}, "x")) is errors.JobWorkerError
+
+
+@pytest.mark.parametrize("kind", ["exec", "chdir", "credentials", "clone", "setup"])
+def test_job_whose_launch_failed_meanwhile_is_told_from_one_that_is_unknown(kind: str) -> None:
+    assert kind in wire.ERROR_KINDS
+    error = job_error({"kind": kind, "errno": errno.ENOENT}, "x")
+    assert type(error) is errors.LaunchFailed
+    assert "job x was not started" in str(error)
+    assert "No such file" in str(error)

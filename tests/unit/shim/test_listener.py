@@ -27,8 +27,16 @@ def directory(tmp_path: Path) -> Iterator[int]:
 
 
 @pytest.fixture
-def listening(directory: int) -> Iterator[Listener]:
-    listening = Listener(directory)
+def held(directory: int) -> Iterator[int]:
+    fd = listener.lock(directory)
+    assert fd is not None
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def listening(directory: int, held: int) -> Iterator[Listener]:
+    listening = Listener(directory, held)
     yield listening
     late = listening.retire()
     if late is not None:
@@ -57,20 +65,43 @@ def test_lock_is_never_taken_through_a_link(tmp_path: Path, directory: int) -> N
         listener.lock(directory)
 
 
-def test_socket_that_was_left_behind_is_replaced(directory: int) -> None:
+def test_socket_that_was_left_behind_is_replaced(directory: int, held: int) -> None:
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(listener.socket_address(directory))
     assert not listener.answers(directory)
-    listening = Listener(directory)
+    listening = Listener(directory, held)
     assert listener.answers(directory)
     probe = listening.retire()
     assert probe is not None
     probe.close()
 
 
-def test_retired_socket_is_gone(tmp_path: Path, directory: int) -> None:
-    assert Listener(directory).retire() is None
+def test_retired_socket_is_gone(tmp_path: Path, directory: int, held: int) -> None:
+    assert Listener(directory, held).retire() is None
     assert not (tmp_path / wire.SOCKET_NAME).exists()
+
+
+def test_socket_that_was_removed_can_be_reopened(
+    tmp_path: Path, directory: int, listening: Listener
+) -> None:
+    assert not listening.is_unreachable()
+    (tmp_path / wire.SOCKET_NAME).unlink()
+    assert listening.is_unreachable()
+    listening.reopen()
+    assert not listening.is_unreachable()
+    with connect(directory):
+        accepted = listening.accept()
+    assert accepted is not None
+    accepted.close()
+
+
+def test_socket_of_another_shim_is_left_alone(tmp_path: Path, listening: Listener) -> None:
+    for name in (wire.SOCKET_NAME, wire.LOCK_NAME):
+        (tmp_path / name).unlink()
+    assert not listening.is_unreachable()
+    for name in (wire.SOCKET_NAME, wire.LOCK_NAME):
+        (tmp_path / name).touch()
+    assert not listening.is_unreachable()
 
 
 def test_accept_without_a_connection_returns_none(listening: Listener) -> None:

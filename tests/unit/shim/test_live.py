@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jobworker.cgroups.parse import MalformedText
-from jobworker.shim import live, loop
+from jobworker.shim import live, loop, retry
 from jobworker.shim.live import LiveJob
 from jobworker.shim.loop import Loop
 from jobworker.shim.spawn import Spawned
@@ -32,18 +33,27 @@ class FakeCgroup:
 
     def __init__(self) -> None:
         self.full = False
+        self.frozen_for_good = False
         self.calls: list[object] = []
+        self.mains: list[int | None] = []
         self.problems: list[Exception] = []
         self.malformed: list[Exception] = []
         self._ends = _urgent_pair()
 
-    def kill(self) -> None:
+    def kill(self, main: int | None = None) -> None:
         self.calls.append("kill")
+        self.mains.append(main)
         if self.problems:
             raise self.problems.pop()
 
-    def signal(self, signum: int) -> None:
-        self.calls.append(signum)
+    def signal(self, *signums: int, main: int | None = None) -> None:
+        self.calls.append(signums)
+        self.mains.append(main)
+
+    def thaw(self) -> None:
+        self.calls.append("thaw")
+        if self.frozen_for_good:
+            raise OSError("cannot be thawed")
 
     def populated(self, fd: int | None = None) -> bool:
         if fd is not None and self.malformed:
@@ -175,19 +185,39 @@ def test_stop_signals_now_and_kills_after_the_grace(bench: Bench) -> None:
     job = bench.start("exec /bin/sleep 1000")
     bench.run_until(lambda: bench.executed)
     job.stop(signal.SIGUSR1, 0.02)
-    assert bench.cgroup.calls == [signal.SIGUSR1]
+    assert bench.cgroup.calls == [(signal.SIGUSR1, signal.SIGCONT), "thaw"]
     bench.run_until(lambda: "kill" in bench.cgroup.calls)
+    assert bench.cgroup.mains == [job.pidfd] * 2
     signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
     bench.run_until(lambda: bench.ended)
     record = job.record("boot")
     assert (record.signal, record.stopped) == (signal.SIGKILL, True)
 
 
+def test_time_that_is_up_thaws_a_job_once_the_signal_waits_for_it(bench: Bench) -> None:
+    job = bench.start("exec /bin/sleep 1000", timeout=0.0)
+    bench.run_until(lambda: bench.cgroup.calls)
+    assert bench.cgroup.calls == [(signal.SIGTERM, signal.SIGCONT), "thaw"]
+    signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
+    bench.run_until(lambda: bench.ended)
+    assert job.record("boot").timed_out
+
+
+def test_job_that_cannot_be_thawed_is_killed_after_the_grace(bench: Bench) -> None:
+    bench.cgroup.frozen_for_good = True
+    job = bench.start("exec /bin/sleep 1000")
+    bench.run_until(lambda: bench.executed)
+    job.stop(signal.SIGTERM, 0.01)
+    bench.run_until(lambda: "kill" in bench.cgroup.calls)
+    signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
+    bench.run_until(lambda: bench.ended)
+
+
 @pytest.mark.parametrize("problem", [OSError("out of descriptors"), MalformedText("x", "y")])
 def test_kill_that_fails_is_tried_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, problem: Exception
 ) -> None:
-    monkeypatch.setattr(live, "_RETRY", 0.01)
+    monkeypatch.setattr(retry, "FIRST", 0.01)
     job = bench.start("exec /bin/sleep 1000")
     bench.run_until(lambda: bench.executed)
     bench.cgroup.problems = [problem]
@@ -199,10 +229,44 @@ def test_kill_that_fails_is_tried_again(
     assert bench.cgroup.calls == ["kill"] * 4
 
 
+def test_cgroup_that_can_never_be_emptied_is_given_up_and_the_end_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "FIRST", 0.0001)
+    bench.cgroup.problems = [OSError(errno.EACCES, "denied")] * 1000
+    job = bench.start("exit 3")
+    bench.run_until(lambda: bench.ended)
+    assert bench.cgroup.calls == ["kill"] * retry.ATTEMPTS
+    assert "denied" in job.trouble
+    assert job.record("boot").exit_code == 3
+
+
+def test_cgroup_that_cannot_be_emptied_for_now_is_not_given_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "FIRST", 0.0001)
+    monkeypatch.setattr(retry, "LONGEST", 0.0001)
+    bench.cgroup.problems = [OSError(errno.EMFILE, "no descriptors")] * 100
+    job = bench.start("exit 3")
+    bench.run_until(lambda: bench.ended)
+    assert len(bench.cgroup.calls) == 101
+    assert job.trouble == ""
+
+
+def test_stop_signal_that_stops_is_not_undone(bench: Bench) -> None:
+    job = bench.start("exec /bin/sleep 1000")
+    bench.run_until(lambda: bench.executed)
+    job.stop(signal.SIGSTOP, 10)
+    job.stop(signal.SIGCONT, 10)
+    assert bench.cgroup.calls == [(signal.SIGSTOP,), "thaw", (signal.SIGCONT,), "thaw"]
+    signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
+    bench.run_until(lambda: bench.ended)
+
+
 def test_events_that_cannot_be_understood_are_asked_for_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "_RETRY", 0.01)
+    monkeypatch.setattr(retry, "FIRST", 0.01)
     bench.cgroup.full = True
     bench.start("exit 3")
     bench.run_until(lambda: "kill" in bench.cgroup.calls)

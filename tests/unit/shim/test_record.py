@@ -119,11 +119,23 @@ def test_record_without_any_version_is_corrupt(tmp_path: Path) -> None:
         read_exit_record(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["exit.json", ".exit.json.new"])
+def test_directory_in_the_way_is_put_aside(tmp_path: Path, directory: int, name: str) -> None:
+    (tmp_path / "exit.json.foreign-1").touch()
+    (tmp_path / name / "precious").mkdir(parents=True)
+    write_exit_record(directory, RECORD)
+    assert read_exit_record(directory) == RECORD
+    assert (tmp_path / "exit.json.foreign-2" / "precious").is_dir()
+
+
 def test_write_that_fails_leaves_nothing_behind(tmp_path: Path, directory: int) -> None:
+    for number in range(1, 100):
+        (tmp_path / f"exit.json.foreign-{number}").touch()
     (tmp_path / "exit.json").mkdir()
-    with pytest.raises(OSError, match=r"exit\.json"):
+    with pytest.raises(OSError, match="too much has been put"):
         write_exit_record(directory, RECORD)
-    assert [each.name for each in tmp_path.iterdir()] == ["exit.json"]
+    assert len(list(tmp_path.iterdir())) == 100
+    assert not (tmp_path / ".exit.json.new").exists()
 
 
 def test_job_without_a_record_has_none(tmp_path: Path) -> None:

@@ -113,11 +113,52 @@ def test_record_survives_the_wire() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"exit_code": None}, {"signal": 9}, {"pid": "7"}, {"usage": {"a": 1.5}}, {"runtime": -1}],
+    [
+        {"exit_code": None},
+        {"signal": 9},
+        {"exit_code": None, "signal": 0},
+        {"exit_code": None, "signal": 65},
+        {"exit_code": -1},
+        {"exit_code": 256},
+        {"exit_code": 10**30},
+        {"pid": "7"},
+        {"pid": 0},
+        {"pid": 2**22 + 1},
+        {"usage": {"a": 1.5}},
+        {"usage": {"a": -1}},
+        {"usage": {"a": 2**63}},
+        {"usage": {"\ud800": 1}},
+        {"runtime": -1},
+        {"started_at": 253_402_300_800},
+        {"ended_at": 1e11 * 3},
+        {"ended_at": float("nan")},
+        {"output_size": -1},
+        {"output_size": 2**63},
+        {"job_id": ""},
+        {"job_id": "x" * 65},
+        {"job_id": "\udcff"},
+        {"boot_id": "\udcff"},
+        {"cgroup_error": "\udcff"},
+        {"version": 10**30},
+    ],
 )
 def test_malformed_record_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r".+"):
         ExitRecord.from_json({**RECORD, **change})
+
+
+def test_record_may_say_the_most_that_can_be() -> None:
+    most = {
+        "exit_code": None,
+        "signal": 64,
+        "pid": 2**22,
+        "usage": {"memory_peak": 2**63 - 1},
+        "ended_at": 253_402_300_799,
+        "output_size": 2**63 - 1,
+        "job_id": "x" * 64,
+    }
+    assert ExitRecord.from_json({**RECORD, **most}).signal == 64
+    assert ExitRecord.from_json({**RECORD, "exit_code": 255}).exit_code == 255
 
 
 @given(st.lists(st.dictionaries(st.text(), st.integers() | st.text())), st.data())

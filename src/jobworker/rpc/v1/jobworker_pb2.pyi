@@ -506,6 +506,216 @@ class StopResponse(_message.Message):
 Global___StopResponse: _TypeAlias = StopResponse  # noqa: Y015
 
 @_typing.final
+class UpdateLimitsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    @_builtins.property
+    def limits(self) -> Global___Limits:
+        """At least one must be set."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        limits: Global___Limits | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "limits", b"limits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateLimitsRequest: _TypeAlias = UpdateLimitsRequest  # noqa: Y015
+
+@_typing.final
+class UpdateLimitsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMITS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def limits(self) -> Global___Limits:
+        """The limits in force, as read back from the kernel's files."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Advice about them that did not keep them from being applied."""
+
+    def __init__(
+        self,
+        *,
+        limits: Global___Limits | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateLimitsResponse: _TypeAlias = UpdateLimitsResponse  # noqa: Y015
+
+@_typing.final
+class PauseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseRequest: _TypeAlias = PauseRequest  # noqa: Y015
+
+@_typing.final
+class PauseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseResponse: _TypeAlias = PauseResponse  # noqa: Y015
+
+@_typing.final
+class ResumeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRequest: _TypeAlias = ResumeRequest  # noqa: Y015
+
+@_typing.final
+class ResumeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeResponse: _TypeAlias = ResumeResponse  # noqa: Y015
+
+@_typing.final
+class StatsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    FOLLOW_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    follow: _builtins.bool
+    """Goes on until the job has ended."""
+    @_builtins.property
+    def interval(self) -> _duration_pb2.Duration:
+        """The time between two samples: at least 100 ms. Unset means 1 s."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        interval: _duration_pb2.Duration | None = ...,
+        follow: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "interval", b"interval", "job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StatsRequest: _TypeAlias = StatsRequest  # noqa: Y015
+
+@_typing.final
+class StatsResponse(_message.Message):
+    """StatsResponse is one sample of what a job uses."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    MEMORY_CURRENT_FIELD_NUMBER: _builtins.int
+    PIDS_CURRENT_FIELD_NUMBER: _builtins.int
+    MEMORY_SWAP_CURRENT_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    memory_current: _builtins.int
+    """What it uses at this moment: bytes, and processes and threads. Absent in the last sample, and
+    where the kernel does not report it.
+    """
+    pids_current: _builtins.int
+    memory_swap_current: _builtins.int
+    paused: _builtins.bool
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When the sample was taken; of a finished job, when it ended."""
+
+    @_builtins.property
+    def usage(self) -> Global___Usage:
+        """What the job has used up to now."""
+
+    @_builtins.property
+    def status(self) -> Global___StatusDetail: ...
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        usage: Global___Usage | None = ...,
+        memory_current: _builtins.int | None = ...,
+        pids_current: _builtins.int | None = ...,
+        memory_swap_current: _builtins.int | None = ...,
+        paused: _builtins.bool = ...,
+        status: Global___StatusDetail | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_memory_current", b"_memory_current", "_memory_swap_current", b"_memory_swap_current", "_pids_current", b"_pids_current", "memory_current", b"memory_current", "memory_swap_current", b"memory_swap_current", "pids_current", b"pids_current", "status", b"status", "time", b"time", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory_current", b"_memory_current", "_memory_swap_current", b"_memory_swap_current", "_pids_current", b"_pids_current", "memory_current", b"memory_current", "memory_swap_current", b"memory_swap_current", "paused", b"paused", "pids_current", b"pids_current", "status", b"status", "time", b"time", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__memory_current: _TypeAlias = _typing.Literal["memory_current"]  # noqa: Y015
+    _WhichOneofArgType__memory_current: _TypeAlias = _typing.Literal["_memory_current", b"_memory_current"]  # noqa: Y015
+    _WhichOneofReturnType__memory_swap_current: _TypeAlias = _typing.Literal["memory_swap_current"]  # noqa: Y015
+    _WhichOneofArgType__memory_swap_current: _TypeAlias = _typing.Literal["_memory_swap_current", b"_memory_swap_current"]  # noqa: Y015
+    _WhichOneofReturnType__pids_current: _TypeAlias = _typing.Literal["pids_current"]  # noqa: Y015
+    _WhichOneofArgType__pids_current: _TypeAlias = _typing.Literal["_pids_current", b"_pids_current"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_current) -> _WhichOneofReturnType__memory_current | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_swap_current) -> _WhichOneofReturnType__memory_swap_current | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pids_current) -> _WhichOneofReturnType__pids_current | None: ...
+
+Global___StatsResponse: _TypeAlias = StatsResponse  # noqa: Y015
+
+@_typing.final
 class StatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -710,6 +920,7 @@ class Job(_message.Message):
     PID_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     owner: _builtins.str
     """The Common Name of the user who started it."""
@@ -720,6 +931,8 @@ class Job(_message.Message):
     """Bytes written so far; final once the job has finished; absent if the output is gone."""
     pid: _builtins.int
     """The main process while the job runs."""
+    paused: _builtins.bool
+    """Whether the kernel keeps all of the job's processes frozen now, on whoever's behalf."""
     @_builtins.property
     def command(self) -> Global___Command: ...
     @_builtins.property
@@ -770,10 +983,11 @@ class Job(_message.Message):
         pid: _builtins.int = ...,
         usage: Global___Usage | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        paused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_output_size", b"_output_size", "command", b"command", "created_at", b"created_at", "ended_at", b"ended_at", "limits", b"limits", "output_size", b"output_size", "started_at", b"started_at", "status", b"status", "stop", b"stop", "timeout", b"timeout", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_output_size", b"_output_size", "command", b"command", "created_at", b"created_at", "ended_at", b"ended_at", "env_names", b"env_names", "id", b"id", "labels", b"labels", "limits", b"limits", "name", b"name", "output_size", b"output_size", "owner", b"owner", "pid", b"pid", "started_at", b"started_at", "status", b"status", "stop", b"stop", "timeout", b"timeout", "usage", b"usage", "user", b"user", "warnings", b"warnings", "working_directory", b"working_directory"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_output_size", b"_output_size", "command", b"command", "created_at", b"created_at", "ended_at", b"ended_at", "env_names", b"env_names", "id", b"id", "labels", b"labels", "limits", b"limits", "name", b"name", "output_size", b"output_size", "owner", b"owner", "paused", b"paused", "pid", b"pid", "started_at", b"started_at", "status", b"status", "stop", b"stop", "timeout", b"timeout", "usage", b"usage", "user", b"user", "warnings", b"warnings", "working_directory", b"working_directory"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__output_size: _TypeAlias = _typing.Literal["output_size"]  # noqa: Y015
     _WhichOneofArgType__output_size: _TypeAlias = _typing.Literal["_output_size", b"_output_size"]  # noqa: Y015
@@ -799,6 +1013,14 @@ class Usage(_message.Message):
     CPU_PRESSURE_US_FIELD_NUMBER: _builtins.int
     MEMORY_PRESSURE_US_FIELD_NUMBER: _builtins.int
     IO_PRESSURE_US_FIELD_NUMBER: _builtins.int
+    MEMORY_SWAP_PEAK_FIELD_NUMBER: _builtins.int
+    CPU_THROTTLED_PERIODS_FIELD_NUMBER: _builtins.int
+    CPU_THROTTLED_US_FIELD_NUMBER: _builtins.int
+    CPU_BURST_PERIODS_FIELD_NUMBER: _builtins.int
+    CPU_BURST_US_FIELD_NUMBER: _builtins.int
+    MEMORY_HIGH_EVENTS_FIELD_NUMBER: _builtins.int
+    MEMORY_MAX_EVENTS_FIELD_NUMBER: _builtins.int
+    PIDS_MAX_EVENTS_FIELD_NUMBER: _builtins.int
     cpu_user_us: _builtins.int
     cpu_system_us: _builtins.int
     memory_peak: _builtins.int
@@ -812,6 +1034,17 @@ class Usage(_message.Message):
     """How long the job's processes stood still waiting for a resource ("some" totals of pressure)."""
     memory_pressure_us: _builtins.int
     io_pressure_us: _builtins.int
+    memory_swap_peak: _builtins.int
+    cpu_throttled_periods: _builtins.int
+    """Periods in which cpu_max kept the job from running, and for how long in total."""
+    cpu_throttled_us: _builtins.int
+    cpu_burst_periods: _builtins.int
+    """Periods in which the job used more than its quota (cpu_burst_max), and how much in total."""
+    cpu_burst_us: _builtins.int
+    memory_high_events: _builtins.int
+    """How often memory_high and memory_max, and pids_max, have kept the job from having more."""
+    memory_max_events: _builtins.int
+    pids_max_events: _builtins.int
     def __init__(
         self,
         *,
@@ -827,15 +1060,31 @@ class Usage(_message.Message):
         cpu_pressure_us: _builtins.int | None = ...,
         memory_pressure_us: _builtins.int | None = ...,
         io_pressure_us: _builtins.int | None = ...,
+        memory_swap_peak: _builtins.int | None = ...,
+        cpu_throttled_periods: _builtins.int | None = ...,
+        cpu_throttled_us: _builtins.int | None = ...,
+        cpu_burst_periods: _builtins.int | None = ...,
+        cpu_burst_us: _builtins.int | None = ...,
+        memory_high_events: _builtins.int | None = ...,
+        memory_max_events: _builtins.int | None = ...,
+        pids_max_events: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_pressure_us", b"_cpu_pressure_us", "_cpu_system_us", b"_cpu_system_us", "_cpu_user_us", b"_cpu_user_us", "_io_pressure_us", b"_io_pressure_us", "_io_read_bytes", b"_io_read_bytes", "_io_read_operations", b"_io_read_operations", "_io_write_bytes", b"_io_write_bytes", "_io_write_operations", b"_io_write_operations", "_memory_peak", b"_memory_peak", "_memory_pressure_us", b"_memory_pressure_us", "_oom_kills", b"_oom_kills", "_pids_peak", b"_pids_peak", "cpu_pressure_us", b"cpu_pressure_us", "cpu_system_us", b"cpu_system_us", "cpu_user_us", b"cpu_user_us", "io_pressure_us", b"io_pressure_us", "io_read_bytes", b"io_read_bytes", "io_read_operations", b"io_read_operations", "io_write_bytes", b"io_write_bytes", "io_write_operations", b"io_write_operations", "memory_peak", b"memory_peak", "memory_pressure_us", b"memory_pressure_us", "oom_kills", b"oom_kills", "pids_peak", b"pids_peak"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_burst_periods", b"_cpu_burst_periods", "_cpu_burst_us", b"_cpu_burst_us", "_cpu_pressure_us", b"_cpu_pressure_us", "_cpu_system_us", b"_cpu_system_us", "_cpu_throttled_periods", b"_cpu_throttled_periods", "_cpu_throttled_us", b"_cpu_throttled_us", "_cpu_user_us", b"_cpu_user_us", "_io_pressure_us", b"_io_pressure_us", "_io_read_bytes", b"_io_read_bytes", "_io_read_operations", b"_io_read_operations", "_io_write_bytes", b"_io_write_bytes", "_io_write_operations", b"_io_write_operations", "_memory_high_events", b"_memory_high_events", "_memory_max_events", b"_memory_max_events", "_memory_peak", b"_memory_peak", "_memory_pressure_us", b"_memory_pressure_us", "_memory_swap_peak", b"_memory_swap_peak", "_oom_kills", b"_oom_kills", "_pids_max_events", b"_pids_max_events", "_pids_peak", b"_pids_peak", "cpu_burst_periods", b"cpu_burst_periods", "cpu_burst_us", b"cpu_burst_us", "cpu_pressure_us", b"cpu_pressure_us", "cpu_system_us", b"cpu_system_us", "cpu_throttled_periods", b"cpu_throttled_periods", "cpu_throttled_us", b"cpu_throttled_us", "cpu_user_us", b"cpu_user_us", "io_pressure_us", b"io_pressure_us", "io_read_bytes", b"io_read_bytes", "io_read_operations", b"io_read_operations", "io_write_bytes", b"io_write_bytes", "io_write_operations", b"io_write_operations", "memory_high_events", b"memory_high_events", "memory_max_events", b"memory_max_events", "memory_peak", b"memory_peak", "memory_pressure_us", b"memory_pressure_us", "memory_swap_peak", b"memory_swap_peak", "oom_kills", b"oom_kills", "pids_max_events", b"pids_max_events", "pids_peak", b"pids_peak"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_pressure_us", b"_cpu_pressure_us", "_cpu_system_us", b"_cpu_system_us", "_cpu_user_us", b"_cpu_user_us", "_io_pressure_us", b"_io_pressure_us", "_io_read_bytes", b"_io_read_bytes", "_io_read_operations", b"_io_read_operations", "_io_write_bytes", b"_io_write_bytes", "_io_write_operations", b"_io_write_operations", "_memory_peak", b"_memory_peak", "_memory_pressure_us", b"_memory_pressure_us", "_oom_kills", b"_oom_kills", "_pids_peak", b"_pids_peak", "cpu_pressure_us", b"cpu_pressure_us", "cpu_system_us", b"cpu_system_us", "cpu_user_us", b"cpu_user_us", "io_pressure_us", b"io_pressure_us", "io_read_bytes", b"io_read_bytes", "io_read_operations", b"io_read_operations", "io_write_bytes", b"io_write_bytes", "io_write_operations", b"io_write_operations", "memory_peak", b"memory_peak", "memory_pressure_us", b"memory_pressure_us", "oom_kills", b"oom_kills", "pids_peak", b"pids_peak"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_burst_periods", b"_cpu_burst_periods", "_cpu_burst_us", b"_cpu_burst_us", "_cpu_pressure_us", b"_cpu_pressure_us", "_cpu_system_us", b"_cpu_system_us", "_cpu_throttled_periods", b"_cpu_throttled_periods", "_cpu_throttled_us", b"_cpu_throttled_us", "_cpu_user_us", b"_cpu_user_us", "_io_pressure_us", b"_io_pressure_us", "_io_read_bytes", b"_io_read_bytes", "_io_read_operations", b"_io_read_operations", "_io_write_bytes", b"_io_write_bytes", "_io_write_operations", b"_io_write_operations", "_memory_high_events", b"_memory_high_events", "_memory_max_events", b"_memory_max_events", "_memory_peak", b"_memory_peak", "_memory_pressure_us", b"_memory_pressure_us", "_memory_swap_peak", b"_memory_swap_peak", "_oom_kills", b"_oom_kills", "_pids_max_events", b"_pids_max_events", "_pids_peak", b"_pids_peak", "cpu_burst_periods", b"cpu_burst_periods", "cpu_burst_us", b"cpu_burst_us", "cpu_pressure_us", b"cpu_pressure_us", "cpu_system_us", b"cpu_system_us", "cpu_throttled_periods", b"cpu_throttled_periods", "cpu_throttled_us", b"cpu_throttled_us", "cpu_user_us", b"cpu_user_us", "io_pressure_us", b"io_pressure_us", "io_read_bytes", b"io_read_bytes", "io_read_operations", b"io_read_operations", "io_write_bytes", b"io_write_bytes", "io_write_operations", b"io_write_operations", "memory_high_events", b"memory_high_events", "memory_max_events", b"memory_max_events", "memory_peak", b"memory_peak", "memory_pressure_us", b"memory_pressure_us", "memory_swap_peak", b"memory_swap_peak", "oom_kills", b"oom_kills", "pids_max_events", b"pids_max_events", "pids_peak", b"pids_peak"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cpu_burst_periods: _TypeAlias = _typing.Literal["cpu_burst_periods"]  # noqa: Y015
+    _WhichOneofArgType__cpu_burst_periods: _TypeAlias = _typing.Literal["_cpu_burst_periods", b"_cpu_burst_periods"]  # noqa: Y015
+    _WhichOneofReturnType__cpu_burst_us: _TypeAlias = _typing.Literal["cpu_burst_us"]  # noqa: Y015
+    _WhichOneofArgType__cpu_burst_us: _TypeAlias = _typing.Literal["_cpu_burst_us", b"_cpu_burst_us"]  # noqa: Y015
     _WhichOneofReturnType__cpu_pressure_us: _TypeAlias = _typing.Literal["cpu_pressure_us"]  # noqa: Y015
     _WhichOneofArgType__cpu_pressure_us: _TypeAlias = _typing.Literal["_cpu_pressure_us", b"_cpu_pressure_us"]  # noqa: Y015
     _WhichOneofReturnType__cpu_system_us: _TypeAlias = _typing.Literal["cpu_system_us"]  # noqa: Y015
     _WhichOneofArgType__cpu_system_us: _TypeAlias = _typing.Literal["_cpu_system_us", b"_cpu_system_us"]  # noqa: Y015
+    _WhichOneofReturnType__cpu_throttled_periods: _TypeAlias = _typing.Literal["cpu_throttled_periods"]  # noqa: Y015
+    _WhichOneofArgType__cpu_throttled_periods: _TypeAlias = _typing.Literal["_cpu_throttled_periods", b"_cpu_throttled_periods"]  # noqa: Y015
+    _WhichOneofReturnType__cpu_throttled_us: _TypeAlias = _typing.Literal["cpu_throttled_us"]  # noqa: Y015
+    _WhichOneofArgType__cpu_throttled_us: _TypeAlias = _typing.Literal["_cpu_throttled_us", b"_cpu_throttled_us"]  # noqa: Y015
     _WhichOneofReturnType__cpu_user_us: _TypeAlias = _typing.Literal["cpu_user_us"]  # noqa: Y015
     _WhichOneofArgType__cpu_user_us: _TypeAlias = _typing.Literal["_cpu_user_us", b"_cpu_user_us"]  # noqa: Y015
     _WhichOneofReturnType__io_pressure_us: _TypeAlias = _typing.Literal["io_pressure_us"]  # noqa: Y015
@@ -848,18 +1097,34 @@ class Usage(_message.Message):
     _WhichOneofArgType__io_write_bytes: _TypeAlias = _typing.Literal["_io_write_bytes", b"_io_write_bytes"]  # noqa: Y015
     _WhichOneofReturnType__io_write_operations: _TypeAlias = _typing.Literal["io_write_operations"]  # noqa: Y015
     _WhichOneofArgType__io_write_operations: _TypeAlias = _typing.Literal["_io_write_operations", b"_io_write_operations"]  # noqa: Y015
+    _WhichOneofReturnType__memory_high_events: _TypeAlias = _typing.Literal["memory_high_events"]  # noqa: Y015
+    _WhichOneofArgType__memory_high_events: _TypeAlias = _typing.Literal["_memory_high_events", b"_memory_high_events"]  # noqa: Y015
+    _WhichOneofReturnType__memory_max_events: _TypeAlias = _typing.Literal["memory_max_events"]  # noqa: Y015
+    _WhichOneofArgType__memory_max_events: _TypeAlias = _typing.Literal["_memory_max_events", b"_memory_max_events"]  # noqa: Y015
     _WhichOneofReturnType__memory_peak: _TypeAlias = _typing.Literal["memory_peak"]  # noqa: Y015
     _WhichOneofArgType__memory_peak: _TypeAlias = _typing.Literal["_memory_peak", b"_memory_peak"]  # noqa: Y015
     _WhichOneofReturnType__memory_pressure_us: _TypeAlias = _typing.Literal["memory_pressure_us"]  # noqa: Y015
     _WhichOneofArgType__memory_pressure_us: _TypeAlias = _typing.Literal["_memory_pressure_us", b"_memory_pressure_us"]  # noqa: Y015
+    _WhichOneofReturnType__memory_swap_peak: _TypeAlias = _typing.Literal["memory_swap_peak"]  # noqa: Y015
+    _WhichOneofArgType__memory_swap_peak: _TypeAlias = _typing.Literal["_memory_swap_peak", b"_memory_swap_peak"]  # noqa: Y015
     _WhichOneofReturnType__oom_kills: _TypeAlias = _typing.Literal["oom_kills"]  # noqa: Y015
     _WhichOneofArgType__oom_kills: _TypeAlias = _typing.Literal["_oom_kills", b"_oom_kills"]  # noqa: Y015
+    _WhichOneofReturnType__pids_max_events: _TypeAlias = _typing.Literal["pids_max_events"]  # noqa: Y015
+    _WhichOneofArgType__pids_max_events: _TypeAlias = _typing.Literal["_pids_max_events", b"_pids_max_events"]  # noqa: Y015
     _WhichOneofReturnType__pids_peak: _TypeAlias = _typing.Literal["pids_peak"]  # noqa: Y015
     _WhichOneofArgType__pids_peak: _TypeAlias = _typing.Literal["_pids_peak", b"_pids_peak"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_burst_periods) -> _WhichOneofReturnType__cpu_burst_periods | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_burst_us) -> _WhichOneofReturnType__cpu_burst_us | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_pressure_us) -> _WhichOneofReturnType__cpu_pressure_us | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_system_us) -> _WhichOneofReturnType__cpu_system_us | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_throttled_periods) -> _WhichOneofReturnType__cpu_throttled_periods | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_throttled_us) -> _WhichOneofReturnType__cpu_throttled_us | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_user_us) -> _WhichOneofReturnType__cpu_user_us | None: ...
     @_typing.overload
@@ -873,11 +1138,19 @@ class Usage(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__io_write_operations) -> _WhichOneofReturnType__io_write_operations | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_high_events) -> _WhichOneofReturnType__memory_high_events | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_max_events) -> _WhichOneofReturnType__memory_max_events | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_peak) -> _WhichOneofReturnType__memory_peak | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_pressure_us) -> _WhichOneofReturnType__memory_pressure_us | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_swap_peak) -> _WhichOneofReturnType__memory_swap_peak | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__oom_kills) -> _WhichOneofReturnType__oom_kills | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pids_max_events) -> _WhichOneofReturnType__pids_max_events | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pids_peak) -> _WhichOneofReturnType__pids_peak | None: ...
 

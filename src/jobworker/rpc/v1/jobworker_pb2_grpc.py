@@ -57,6 +57,26 @@ class JobWorkerServiceStub:
                 request_serializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.OutputRequest.SerializeToString,
                 response_deserializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.OutputResponse.FromString,
                 _registered_method=True)
+        self.UpdateLimits = channel.unary_unary(
+                '/jobworker.v1.JobWorkerService/UpdateLimits',
+                request_serializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.UpdateLimitsRequest.SerializeToString,
+                response_deserializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.UpdateLimitsResponse.FromString,
+                _registered_method=True)
+        self.Pause = channel.unary_unary(
+                '/jobworker.v1.JobWorkerService/Pause',
+                request_serializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.PauseRequest.SerializeToString,
+                response_deserializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.PauseResponse.FromString,
+                _registered_method=True)
+        self.Resume = channel.unary_unary(
+                '/jobworker.v1.JobWorkerService/Resume',
+                request_serializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.ResumeResponse.FromString,
+                _registered_method=True)
+        self.Stats = channel.unary_stream(
+                '/jobworker.v1.JobWorkerService/Stats',
+                request_serializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.StatsRequest.SerializeToString,
+                response_deserializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.StatsResponse.FromString,
+                _registered_method=True)
 
 
 class JobWorkerServiceServicer:
@@ -99,6 +119,40 @@ class JobWorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateLimits(self, request, context):
+        """UpdateLimits changes limits of a running job. What is not set stays as it is; "max" takes a
+        limit away. Either all that is set is in force and read back when this returns, or the limits
+        are what they were. Needs the role mutate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pause(self, request, context):
+        """Pause freezes all processes of a running job, and returns when the kernel says that they are.
+        The job stays *running*, and its timeout goes on. Pausing a job that is paused changes nothing.
+        Stop lets a paused job go on, so that it can end in its grace period. Needs the role mutate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Resume lets a paused job go on; it changes nothing for one that is not. Needs the role mutate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Stats(self, request, context):
+        """Stats tells what a job uses: one sample, or with `follow` one at each interval until the job
+        has ended. The last one has the final usage and status; for a finished job it is the only one.
+        Needs the role query.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobWorkerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -121,6 +175,26 @@ def add_JobWorkerServiceServicer_to_server(servicer, server):
                     servicer.Output,
                     request_deserializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.OutputRequest.FromString,
                     response_serializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.OutputResponse.SerializeToString,
+            ),
+            'UpdateLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateLimits,
+                    request_deserializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.UpdateLimitsRequest.FromString,
+                    response_serializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.UpdateLimitsResponse.SerializeToString,
+            ),
+            'Pause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pause,
+                    request_deserializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.PauseRequest.FromString,
+                    response_serializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.PauseResponse.SerializeToString,
+            ),
+            'Resume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.ResumeRequest.FromString,
+                    response_serializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.ResumeResponse.SerializeToString,
+            ),
+            'Stats': grpc.unary_stream_rpc_method_handler(
+                    servicer.Stats,
+                    request_deserializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.StatsRequest.FromString,
+                    response_serializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.StatsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -234,6 +308,114 @@ class JobWorkerService:
             '/jobworker.v1.JobWorkerService/Output',
             jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.OutputRequest.SerializeToString,
             jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.OutputResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobworker.v1.JobWorkerService/UpdateLimits',
+            jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.UpdateLimitsRequest.SerializeToString,
+            jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.UpdateLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobworker.v1.JobWorkerService/Pause',
+            jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.PauseRequest.SerializeToString,
+            jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.PauseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobworker.v1.JobWorkerService/Resume',
+            jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.ResumeRequest.SerializeToString,
+            jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.ResumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Stats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/jobworker.v1.JobWorkerService/Stats',
+            jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.StatsRequest.SerializeToString,
+            jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.StatsResponse.FromString,
             options,
             channel_credentials,
             insecure,

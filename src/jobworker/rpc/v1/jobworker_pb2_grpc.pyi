@@ -55,6 +55,23 @@ class JobWorkerServiceStub:
     has finished and every byte was sent. The last message carries `end`; a stream that ends
     without it was cut off. Needs the role query.
     """
+    UpdateLimits: _grpc.UnaryUnaryMultiCallable[_jobworker_pb2.UpdateLimitsRequest, _jobworker_pb2.UpdateLimitsResponse]
+    """UpdateLimits changes limits of a running job. What is not set stays as it is; "max" takes a
+    limit away. Either all that is set is in force and read back when this returns, or the limits
+    are what they were. Needs the role mutate.
+    """
+    Pause: _grpc.UnaryUnaryMultiCallable[_jobworker_pb2.PauseRequest, _jobworker_pb2.PauseResponse]
+    """Pause freezes all processes of a running job, and returns when the kernel says that they are.
+    The job stays *running*, and its timeout goes on. Pausing a job that is paused changes nothing.
+    Stop lets a paused job go on, so that it can end in its grace period. Needs the role mutate.
+    """
+    Resume: _grpc.UnaryUnaryMultiCallable[_jobworker_pb2.ResumeRequest, _jobworker_pb2.ResumeResponse]
+    """Resume lets a paused job go on; it changes nothing for one that is not. Needs the role mutate."""
+    Stats: _grpc.UnaryStreamMultiCallable[_jobworker_pb2.StatsRequest, _jobworker_pb2.StatsResponse]
+    """Stats tells what a job uses: one sample, or with `follow` one at each interval until the job
+    has ended. The last one has the final usage and status; for a finished job it is the only one.
+    Needs the role query.
+    """
 
 @_typing.type_check_only
 class JobWorkerServiceAsyncStub(JobWorkerServiceStub):
@@ -80,6 +97,23 @@ class JobWorkerServiceAsyncStub(JobWorkerServiceStub):
     `offset`. Without `tail` it sends what is there and ends; with `tail` it goes on until the job
     has finished and every byte was sent. The last message carries `end`; a stream that ends
     without it was cut off. Needs the role query.
+    """
+    UpdateLimits: _aio.UnaryUnaryMultiCallable[_jobworker_pb2.UpdateLimitsRequest, _jobworker_pb2.UpdateLimitsResponse]  # type: ignore[assignment]
+    """UpdateLimits changes limits of a running job. What is not set stays as it is; "max" takes a
+    limit away. Either all that is set is in force and read back when this returns, or the limits
+    are what they were. Needs the role mutate.
+    """
+    Pause: _aio.UnaryUnaryMultiCallable[_jobworker_pb2.PauseRequest, _jobworker_pb2.PauseResponse]  # type: ignore[assignment]
+    """Pause freezes all processes of a running job, and returns when the kernel says that they are.
+    The job stays *running*, and its timeout goes on. Pausing a job that is paused changes nothing.
+    Stop lets a paused job go on, so that it can end in its grace period. Needs the role mutate.
+    """
+    Resume: _aio.UnaryUnaryMultiCallable[_jobworker_pb2.ResumeRequest, _jobworker_pb2.ResumeResponse]  # type: ignore[assignment]
+    """Resume lets a paused job go on; it changes nothing for one that is not. Needs the role mutate."""
+    Stats: _aio.UnaryStreamMultiCallable[_jobworker_pb2.StatsRequest, _jobworker_pb2.StatsResponse]  # type: ignore[assignment]
+    """Stats tells what a job uses: one sample, or with `follow` one at each interval until the job
+    has ended. The last one has the final usage and status; for a finished job it is the only one.
+    Needs the role query.
     """
 
 class JobWorkerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -127,6 +161,47 @@ class JobWorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         `offset`. Without `tail` it sends what is there and ends; with `tail` it goes on until the job
         has finished and every byte was sent. The last message carries `end`; a stream that ends
         without it was cut off. Needs the role query.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateLimits(
+        self,
+        request: _jobworker_pb2.UpdateLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobworker_pb2.UpdateLimitsResponse, _abc.Awaitable[_jobworker_pb2.UpdateLimitsResponse]]:
+        """UpdateLimits changes limits of a running job. What is not set stays as it is; "max" takes a
+        limit away. Either all that is set is in force and read back when this returns, or the limits
+        are what they were. Needs the role mutate.
+        """
+
+    @_abc_1.abstractmethod
+    def Pause(
+        self,
+        request: _jobworker_pb2.PauseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobworker_pb2.PauseResponse, _abc.Awaitable[_jobworker_pb2.PauseResponse]]:
+        """Pause freezes all processes of a running job, and returns when the kernel says that they are.
+        The job stays *running*, and its timeout goes on. Pausing a job that is paused changes nothing.
+        Stop lets a paused job go on, so that it can end in its grace period. Needs the role mutate.
+        """
+
+    @_abc_1.abstractmethod
+    def Resume(
+        self,
+        request: _jobworker_pb2.ResumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobworker_pb2.ResumeResponse, _abc.Awaitable[_jobworker_pb2.ResumeResponse]]:
+        """Resume lets a paused job go on; it changes nothing for one that is not. Needs the role mutate."""
+
+    @_abc_1.abstractmethod
+    def Stats(
+        self,
+        request: _jobworker_pb2.StatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_jobworker_pb2.StatsResponse], _abc.AsyncIterator[_jobworker_pb2.StatsResponse]]:
+        """Stats tells what a job uses: one sample, or with `follow` one at each interval until the job
+        has ended. The last one has the final usage and status; for a finished job it is the only one.
+        Needs the role query.
         """
 
 def add_JobWorkerServiceServicer_to_server(servicer: JobWorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobworker.cli.text import join, printable, quote
+from jobworker.text import join, printable, quote
 
 BASH = shutil.which("bash")
 
