@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from jobworker.cgroups.limits import TABLE
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from tests.guest.figures import Figure, complete, to_json, to_markdown
 from tests.support.cgroups import own_cgroup
+from tests.support.processes import JOBWORKER
 from tests.support.server import Server
 
 if TYPE_CHECKING:
@@ -74,9 +76,16 @@ def server(tmp_path_factory: pytest.TempPathFactory, hierarchy: Path) -> Iterato
     directory = tmp_path_factory.mktemp("server")
     certs = directory / "certs"
     development_certs.init(certs)
-    server = Server(directory, certs, hierarchy)
+    server = Server(directory, certs, hierarchy, program=_program())
     yield server
     server.close()
+
+
+def _program() -> tuple[str, ...]:
+    """Return the server's program; while `mutants` runs, one that is careless with a limit."""
+    if mutant := os.environ.get("GUEST_MUTANT"):
+        return (sys.executable, "-m", "tests.guest.careless", *mutant.split())
+    return JOBWORKER
 
 
 @pytest.fixture

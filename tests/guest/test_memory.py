@@ -245,7 +245,8 @@ async def test_memory_swap_max_bounds_what_is_swapped_out(swap, jobs, figures):
     )
 
     amount = swapped(limited)
-    holds = 0.9 * limit <= amount <= limit
+    # The kernel gives swap to CPUs in clusters, and refuses before the last byte is used.
+    holds = 0.75 * limit <= amount <= limit
     figures(
         "memory_swap_max",
         "memory.swap.max",
