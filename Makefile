@@ -144,6 +144,14 @@ endif
 	    echo 'guest tests failed. One of them again: make guest-test' \
 	    "ARGS='-k NAME'" >&2; exit 1; }
 
+.PHONY: guest-mutants
+guest-mutants: $(READY) ## Prove that the guest tests can fail: without each limit's write in turn
+	$(say) 'guest tests with a server that does not write one limit'
+	@$(BIN)/python -m guest run --output $(GUEST_REPORTS) --time-limit 1800 -- \
+	    $(BIN)/python -m tests.guest.mutants $(ARGS) || { \
+	    echo 'a limit could be left out, and no test would fail. One of them again:' \
+	    'make guest-mutants ARGS=memory_max' >&2; exit 1; }
+
 .PHONY: guest
 guest: $(READY) ## Open a shell in that virtual machine, on the files of this one
 	@$(BIN)/python -m guest shell

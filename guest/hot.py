@@ -18,7 +18,9 @@ from guest import packages
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-PROGRAMS: Final = ("sh", "sleep", "tail", "cat", "dd", "true", "mount", "findmnt")
+PROGRAMS: Final = (
+    *("sh", "sleep", "head", "tail", "cat", "dd", "true", "mount", "findmnt", "taskset", "setsid"),
+)
 SETTINGS: Final = ("/etc/ld.so.cache", "/etc/passwd", "/etc/group", "/etc/nsswitch.conf")
 MODULES: Final = (
     *("pytest", "_pytest.junitxml", "pytest_asyncio.plugin", "pytest_timeout"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from jobworker.cgroups.limits import TABLE
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from tests.guest.figures import Figure, complete, to_json, to_markdown
 from tests.support.cgroups import own_cgroup
+from tests.support.processes import JOBWORKER
 from tests.support.server import Server
 
 if TYPE_CHECKING:
@@ -30,6 +32,14 @@ if TYPE_CHECKING:
 HIERARCHY = Path("/sys/fs/cgroup")
 FIGURES = pytest.StashKey[list[Figure]]()
 UPTIME_AT_FIRST_TEST = pytest.StashKey[float]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker by which `mutants` finds the tests of a limit."""
+    config.addinivalue_line(
+        "markers",
+        "proves(limit, file): fails if the limit (in that file, if it has several) is not applied",
+    )
 
 
 # The guest
@@ -66,9 +76,16 @@ def server(tmp_path_factory: pytest.TempPathFactory, hierarchy: Path) -> Iterato
     directory = tmp_path_factory.mktemp("server")
     certs = directory / "certs"
     development_certs.init(certs)
-    server = Server(directory, certs, hierarchy)
+    server = Server(directory, certs, hierarchy, program=_program())
     yield server
     server.close()
+
+
+def _program() -> tuple[str, ...]:
+    """Return the server's program; while `mutants` runs, one that is careless with a limit."""
+    if mutant := os.environ.get("GUEST_MUTANT"):
+        return (sys.executable, "-m", "tests.guest.careless", *mutant.split())
+    return JOBWORKER
 
 
 @pytest.fixture
@@ -110,8 +127,8 @@ class Jobs:
 
     async def close(self) -> None:
         """Kill what still runs."""
-        for job_id in self._started:
-            await self._client.stop(job_id, grace=0)
+        while self._started:
+            await self._client.stop(self._started.pop(), grace=0)
 
 
 @pytest.fixture

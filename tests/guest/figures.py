@@ -27,8 +27,17 @@ class Figure:
 
 
 def complete(figures: Iterable[Figure], files: Mapping[str, str]) -> list[Figure]:
-    """Return figures in the order of `files` (limit → file), those that are missing included."""
-    known = list(figures)
+    """Return figures in the order of `files` (limit → file), those that are missing included.
+
+    A file that was measured is not absent: it may come with a module that a test has loaded.
+    """
+    given = list(figures)
+    measured = {(figure.limit, figure.file) for figure in given if figure.verdict != "absent"}
+    known = [
+        figure
+        for figure in given
+        if figure.verdict != "absent" or (figure.limit, figure.file) not in measured
+    ]
     missing = [
         Figure(limit, file, "", "", "not measured")
         for limit, file in files.items()

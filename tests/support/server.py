@@ -16,7 +16,7 @@ from tests.support.shim import shim_is_gone
 from tests.support.waiting import PATIENCE, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 READY_LINE = re.compile(rb"^jobworker is ready on (\S+)$", re.MULTILINE)
@@ -26,7 +26,7 @@ class Server:
     """A real ``jobworker serve``, and the real clients that talk to it.
 
     All calls block; where an event loop has to go on meanwhile, use ``asyncio.to_thread``.
-    `options` are more arguments for ``serve``, `environ` more variables.
+    `options` are more arguments for ``serve``, `environ` more variables, `program` is what runs.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Server:
         cgroup_root: Path,
         *options: str,
         environ: Mapping[str, str] | None = None,
+        program: Sequence[str] = JOBWORKER,
     ) -> None:
         self.certs = certs
         self.cgroup_root = cgroup_root
@@ -45,6 +46,7 @@ class Server:
         self.messages = directory / "server.log"
         self.address = "localhost:0"
         self.options = options
+        self.program = program
         self._environ = environ or {}
         self.config = directory / "jobworker.toml"  # The host's own must not be read.
         self.config.touch()
@@ -52,7 +54,7 @@ class Server:
 
     def command(self) -> list[str]:
         """Return the command line of this server."""
-        command = [*JOBWORKER, "serve", "--config", str(self.config), "--listen", self.address]
+        command = [*self.program, "serve", "--config", str(self.config), "--listen", self.address]
         command += ["--cert", str(self.certs / "jobworker.crt")]
         command += ["--key", str(self.certs / "jobworker.key"), "--ca", str(self.certs / "ca.crt")]
         command += ["--log-dir", str(self.log_dir), "--state-dir", str(self.state_dir)]

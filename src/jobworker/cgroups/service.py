@@ -8,10 +8,11 @@ from __future__ import annotations
 import enum
 import errno
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from jobworker.cgroups import change, delegation, parse
+from jobworker.cgroups import change, delegation, parse, protection
 from jobworker.cgroups.apply import Applier, Changed
 from jobworker.cgroups.cgroup import Cgroup
 from jobworker.cgroups.controllers import CONTROLLERS, Controller, Hierarchy, diagnose, unbound
@@ -19,7 +20,7 @@ from jobworker.cgroups.devices import Devices
 from jobworker.cgroups.files import GONE, Files
 from jobworker.cgroups.limits import Limits, Setting, settings
 from jobworker.cgroups.mounts import Mounts
-from jobworker.errors import CgroupUnavailable, ControllerUnavailable
+from jobworker.errors import CgroupUnavailable, ControllerUnavailable, LimitNotApplied
 from jobworker.exhaustion import exhausted
 from jobworker.ids import parse_job_id
 
@@ -80,6 +81,8 @@ class Service:
         self._made_root = False
         self._mounted = False
         self._refusals: dict[str, str] = {}
+        # Limits may be changed in threads, and each claim adds up what all jobs have.
+        self._claiming = threading.Lock()
 
     def setup(self) -> None:
         """Mount cgroup2 if need be, create the jobs' directory and enable controllers in it.
@@ -151,6 +154,7 @@ class Service:
             self._bound(cgroup)
             applier = self._applier(cgroup)
             applier.apply(applier.present(wanted))
+            self._claim_protection(job_id, limits)
         except BaseException as error:
             try:
                 cgroup.remove()
@@ -172,7 +176,13 @@ class Service:
         change.check(applier.in_force(), limits)
         wanted = settings(self._devices.resolve(limits))
         self._require_controllers(job_id, wanted)
-        return applier.change(applier.present(wanted))
+        changed = applier.change(applier.present(wanted))
+        try:
+            self._claim_protection(job_id, limits)
+        except LimitNotApplied:
+            changed.undo()
+            raise
+        return changed
 
     def cgroup(self, job_id: str) -> Cgroup:
         """Return the handle of a job's cgroup, whether it is there or not; touches nothing.
@@ -184,9 +194,19 @@ class Service:
     def remove_cgroup(self, job_id: str) -> None:
         """Remove a job's cgroup, and those nested in it; one that is missing is fine.
 
-        Raises OSError with EBUSY if there are still processes in it.
+        Raises OSError with EBUSY if there are still processes in it, or parse.MalformedText.
         """
         self.cgroup(job_id).remove()
+        self.release_protection()
+
+    def release_protection(self) -> None:
+        """Take back the protection of memory that jobs had which are gone.
+
+        To be called when a job has ended: what it had protected would go to jobs that asked for
+        none. Raises OSError or parse.MalformedText.
+        """
+        with self._claiming:
+            protection.release(str(self.directory), self._files)
 
     def place_in_cgroup(self, cgroup: Cgroup, pid: int) -> None:
         """Move a process into a cgroup. Raises OSError (ESRCH if there is no such process).
@@ -430,6 +450,18 @@ class Service:
                 "(cgroup.type), which makes every new one unusable; stop that job"
             )
         raise CgroupUnavailable(f"{what}{self.directory} is, or is in, a threaded cgroup")
+
+    def _claim_protection(self, job_id: str, limits: Limits) -> None:
+        if limits.memory_min is None and limits.memory_low is None:
+            return
+        try:
+            with self._claiming:
+                protection.claim(str(self.directory), self._files)
+        except (OSError, parse.MalformedText) as error:
+            raise LimitNotApplied(
+                f"cannot protect memory of job {job_id}: {self.directory} could not be given as "
+                f"much protection as its jobs have: {error}"
+            ) from error
 
     def _type(self, path: str) -> str:
         try:

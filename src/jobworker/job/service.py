@@ -302,6 +302,7 @@ class Service:
             self._store.update(record)
         except BaseException:
             await asyncio.to_thread(changed.undo)
+            self._release_protection()
             raise
         job.publish(record)
         self._on_change(Change("limits updated", job, user))
@@ -369,8 +370,15 @@ class Service:
             # The next start reads the exit record again; until then memory knows.
             log.exception("cannot record the end of job %s in the registry", job.id)
             self._unrecorded[job.id] = job
+        self._release_protection()
         job.publish(record)
         self._on_change(Change("ended", job))
+
+    def _release_protection(self) -> None:
+        try:
+            self.cgroups.release_protection()
+        except (OSError, ValueError):
+            log.exception("memory that ended jobs had protected stays so; trying again later")
 
     async def _settle(self) -> None:
         """Let launches and changes come to their end; an execve that hangs is not waited for."""

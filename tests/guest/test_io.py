@@ -1,0 +1,182 @@
+"""Limits on disk I/O hold, measured with direct I/O on the scratch disk."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from jobworker.rpc.v1 import jobworker_pb2 as pb
+from tests.guest.measuring import KIB, MIB, measured, run_time, within
+from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DISK = "/dev/vda"
+QUEUE = Path("/sys/block/vda/queue")
+READ = ("dd", f"if={DISK}", "of=/dev/null", "iflag=direct")
+WRITE = ("dd", "if=/dev/zero", f"of={DISK}", "oflag=direct")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A limit of io.max, and a command that would go beyond it."""
+
+    limit: str
+    command: tuple[str, ...]
+    counts: str
+    """What of the job's usage is counted."""
+    size: int
+    """The size of a request: the limit must be met by its kind alone, bytes or operations."""
+    value: int
+    device: str
+
+    @property
+    def requests(self) -> int:
+        """How many requests keep the job at its limit for three seconds."""
+        return 3 * self.value // (self.size if self.counts.endswith("bytes") else 1)
+
+    def shown(self, rate: float) -> str:
+        """Return a rate with its unit."""
+        if self.counts.endswith("bytes"):
+            return f"{rate / MIB:.2f} MiB/s"
+        return f"{rate:.0f} a second"
+
+
+RATES = (
+    Rate("io_max_rbps", READ, "io_read_bytes", 64 * KIB, 4 * MIB, DISK),
+    Rate("io_max_wbps", WRITE, "io_write_bytes", 64 * KIB, 4 * MIB, ""),
+    Rate("io_max_riops", READ, "io_read_operations", 4 * KIB, 200, DISK),
+    Rate("io_max_wiops", WRITE, "io_write_operations", 4 * KIB, 200, ""),
+)
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [pytest.param(rate, marks=pytest.mark.proves(rate.limit), id=rate.limit) for rate in RATES],
+)
+async def test_io_max_bounds_the_rate(rate, jobs, figures):
+    command = (*rate.command, f"bs={rate.size}", f"count={rate.requests}")
+
+    async def found(limits: pb.Limits | None) -> float:
+        job = await jobs.run(*command, limits=limits)
+        return getattr(job.usage, rate.counts) / run_time(job)
+
+    async def limited() -> float:
+        device = pb.DeviceLimit(device=rate.device, value=rate.value)
+        return await found(pb.Limits(**{rate.limit: [device]}))
+
+    result = await measured(limited, lambda rate_: within(rate_, rate.value, 0.15), rate.shown)
+    unlimited = await found(None)
+
+    figures(
+        rate.limit,
+        "io.max",
+        asked=f"{rate.shown(rate.value)} on {rate.device or 'all disks'}",
+        measured=f"{rate.shown(result.value)}; without: {rate.shown(unlimited)}{result.remark}",
+        holds=result.holds,
+    )
+    assert result.holds
+    assert unlimited > 2 * rate.value
+
+
+# Weights: the kernel has two files, and each works only if the machine is set up for it
+
+
+@pytest.fixture
+def iocost(hierarchy: Path) -> Iterator[None]:
+    """Let io.weight work: a disk that by its cost model reads 8 MiB a second."""
+    device = Path("/sys/block/vda/dev").read_text(encoding="ascii").strip()
+    qos = hierarchy / "io.cost.qos"
+    cost = "rbps=8388608 rseqiops=2000 rrandiops=2000 wbps=8388608 wseqiops=2000 wrandiops=2000"
+    (hierarchy / "io.cost.model").write_text(f"{device} ctrl=user model=linear {cost}")
+    # The rate of the model, whatever the latencies are.
+    qos.write_text(f"{device} enable=1 ctrl=user rpct=0 wpct=0 min=100 max=100")
+    yield
+    qos.write_text(f"{device} enable=0")
+    (hierarchy / "io.cost.model").write_text(f"{device} ctrl=auto")
+
+
+@pytest.fixture
+def bfq() -> Iterator[None]:
+    """Let io.bfq.weight work: the BFQ scheduler, without its preference for new processes."""
+    subprocess.run(["modprobe", "bfq"], check=True)
+    (QUEUE / "scheduler").write_text("bfq")
+    (QUEUE / "iosched" / "low_latency").write_text("0")
+    yield
+    (QUEUE / "scheduler").write_text("none")
+    subprocess.run(["modprobe", "-r", "bfq"], check=True)  # With it goes the file.
+
+
+@dataclass(frozen=True)
+class Sharer:
+    """One of the two ways in which kernels share out a disk, and how to measure it."""
+
+    file: str
+    heavy: int
+    """The io_weight of the job that is to get four times as much as the one with 100."""
+    tolerance: float
+    readers: int
+    """How many processes of each job read at a time."""
+    amount: int
+    """How many bytes both jobs read in a few seconds."""
+
+
+# iocost counts what each request costs. For that both jobs must have one waiting at any time.
+IOCOST = Sharer("io.weight", heavy=400, tolerance=0.15, readers=3, amount=32 * MIB)
+# BFQ lets one process at a time have the disk, for a budget's worth, and idles meanwhile. Where the
+# CPU is slower than the disk the shares are rough. 3400 of 10000 is 400 in its range of 1000.
+BFQ = Sharer("io.bfq.weight", heavy=3400, tolerance=0.5, readers=1, amount=384 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "way"),
+    [
+        pytest.param(scheduler, way, marks=pytest.mark.proves("io_weight", way.file), id=scheduler)
+        for scheduler, way in (("iocost", IOCOST), ("bfq", BFQ))
+    ],
+)
+async def test_two_reading_jobs_share_a_disk_by_their_weights(
+    scheduler, way, request, jobs, figures
+):
+    request.getfixturevalue(scheduler)
+    read = f"while :; do {' '.join(READ)} bs=64K 2>/dev/null; done"
+    command = ("sh", "-c", " & ".join([read] * way.readers))
+
+    async def ratio() -> float:
+        weights = [pb.Limits(io_weight=weight) for weight in (100, way.heavy)]
+        cgroups = [jobs.cgroup(await jobs.start(*command, limits=given)) for given in weights]
+
+        def done() -> list[int]:
+            return [read_bytes(cgroup) for cgroup in cgroups]
+
+        await until(lambda: min(done()) >= MIB, "both jobs were under way")
+        before = done()
+        await until(lambda: sum(done()) - sum(before) >= way.amount, "enough was read")
+        after = done()
+        await jobs.close()
+        return (after[1] - before[1]) / (after[0] - before[0])
+
+    def shown(ratio: float) -> str:
+        return f"1 : {ratio:.2f}"
+
+    result = await measured(ratio, lambda ratio: within(ratio, 4, way.tolerance), shown)
+
+    figures(
+        "io_weight",
+        way.file,
+        asked=f"100 : {way.heavy}, which is 1 : 4 (± {way.tolerance:.0%}), with {scheduler}",
+        measured=shown(result.value) + result.remark,
+        holds=result.holds,
+    )
+    assert result.holds
+
+
+def read_bytes(cgroup: Path) -> int:
+    """Return how much a cgroup has read, from any disk."""
+    words = (cgroup / "io.stat").read_text(encoding="ascii").split()
+    return sum(int(word.removeprefix("rbytes=")) for word in words if word.startswith("rbytes="))
