@@ -150,7 +150,7 @@ def contest(jobs: Jobs) -> Iterator[Contest]:
 
 
 @pytest.fixture
-def another_job(jobs: Jobs, server) -> Iterator[Callable[[], Awaitable[None]]]:
+def other_job(jobs: Jobs, server) -> Iterator[Callable[[], Awaitable[None]]]:
     """Pressure by a job that wants memory, where all jobs together have little."""
     limit = server.jobs_cgroup / "memory.max"
 
@@ -183,7 +183,7 @@ def whole_machine(hierarchy: Path, contest: Contest) -> Callable[[], Awaitable[N
     return press
 
 
-@pytest.mark.parametrize("pressure", ["another_job", "whole_machine"])
+@pytest.mark.parametrize("pressure", ["other_job", "whole_machine"])
 @pytest.mark.parametrize(
     "limit",
     [
@@ -203,7 +203,7 @@ async def test_protected_memory_survives_pressure(contest, limit, pressure, requ
     figures(
         limit,
         limit.replace("_", "."),
-        asked=f"48 MiB against pressure by {pressure.replace('_', ' ')}",
+        asked=f"48 MiB while the {pressure.replace('_', ' ')} needs memory",
         measured=f"{mib(protected)} of {mib(before)} left; without: {mib(other)}",
         holds=holds,
     )
