@@ -11,9 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from jobworker.rpc.v1 import jobworker_pb2 as pb
-
-KIB = 2**10
 MIB = 2**20
 T = TypeVar("T")
 
@@ -31,11 +28,6 @@ def counters(file: Path) -> dict[str, int]:
 def cpu_seconds(cgroup: Path) -> float:
     """Return the CPU time that a cgroup has used."""
     return counters(cgroup / "cpu.stat")["usage_usec"] / 1e6
-
-
-def run_time(job: pb.Job) -> float:
-    """Return for how many seconds a job that has ended was running."""
-    return (job.ended_at.ToNanoseconds() - job.started_at.ToNanoseconds()) / 1e9
 
 
 def within(measured: float, asked: float, tolerance: float) -> bool:

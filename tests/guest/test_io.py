@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jobworker.rpc.v1 import jobworker_pb2 as pb
-from tests.guest.measuring import KIB, MIB, measured, run_time, within
+from tests.guest.measuring import MIB, measured, within
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -22,6 +23,18 @@ READ = ("dd", f"if={DISK}", "of=/dev/null", "iflag=direct")
 WRITE = ("dd", "if=/dev/zero", f"of={DISK}", "oflag=direct")
 
 
+def without_end(command: tuple[str, ...], size: str, *, times: int = 1) -> tuple[str, ...]:
+    """Return a command that does I/O in requests of `size`, as so many processes at a time."""
+    one = f"while :; do {' '.join(command)} bs={size} 2>/dev/null; done"
+    return ("sh", "-c", " & ".join([one] * times))
+
+
+def io_total(cgroup: Path, key: str) -> int:
+    """Return what a cgroup has done to all disks together, by io.stat."""
+    words = (cgroup / "io.stat").read_text(encoding="ascii").split()
+    return sum(int(word.partition("=")[2]) for word in words if word.startswith(f"{key}="))
+
+
 @dataclass(frozen=True)
 class Rate:
     """A limit of io.max, and a command that would go beyond it."""
@@ -29,16 +42,11 @@ class Rate:
     limit: str
     command: tuple[str, ...]
     counts: str
-    """What of the job's usage is counted."""
-    size: int
-    """The size of a request: the limit must be met by its kind alone, bytes or operations."""
+    """The key of io.stat that says what the job has done."""
+    size: str
+    """Of a request, such that the limit on bytes is no limit on operations, or the opposite."""
     value: int
     device: str
-
-    @property
-    def requests(self) -> int:
-        """How many requests keep the job at its limit for three seconds."""
-        return 3 * self.value // (self.size if self.counts.endswith("bytes") else 1)
 
     def shown(self, rate: float) -> str:
         """Return a rate with its unit."""
@@ -48,10 +56,10 @@ class Rate:
 
 
 RATES = (
-    Rate("io_max_rbps", READ, "io_read_bytes", 64 * KIB, 4 * MIB, DISK),
-    Rate("io_max_wbps", WRITE, "io_write_bytes", 64 * KIB, 4 * MIB, ""),
-    Rate("io_max_riops", READ, "io_read_operations", 4 * KIB, 200, DISK),
-    Rate("io_max_wiops", WRITE, "io_write_operations", 4 * KIB, 200, ""),
+    Rate("io_max_rbps", READ, "rbytes", "64K", 4 * MIB, DISK),
+    Rate("io_max_wbps", WRITE, "wbytes", "64K", 4 * MIB, ""),
+    Rate("io_max_riops", READ, "rios", "4K", 200, DISK),
+    Rate("io_max_wiops", WRITE, "wios", "4K", 200, ""),
 )
 
 
@@ -60,18 +68,21 @@ RATES = (
     [pytest.param(rate, marks=pytest.mark.proves(rate.limit), id=rate.limit) for rate in RATES],
 )
 async def test_io_max_bounds_the_rate(rate, jobs, figures):
-    command = (*rate.command, f"bs={rate.size}", f"count={rate.requests}")
-
-    async def found(limits: pb.Limits | None) -> float:
-        job = await jobs.run(*command, limits=limits)
-        return getattr(job.usage, rate.counts) / run_time(job)
+    async def found(limits: pb.Limits | None, seconds: float) -> float:
+        cgroup = jobs.cgroup(await jobs.start(*without_end(rate.command, rate.size), limits=limits))
+        await until(lambda: io_total(cgroup, rate.counts) > 0, "the job was under way")
+        before, began = io_total(cgroup, rate.counts), time.monotonic()
+        await until(lambda: time.monotonic() >= began + seconds, "time has passed")
+        after, ended = io_total(cgroup, rate.counts), time.monotonic()
+        await jobs.close()
+        return (after - before) / (ended - began)
 
     async def limited() -> float:
         device = pb.DeviceLimit(device=rate.device, value=rate.value)
-        return await found(pb.Limits(**{rate.limit: [device]}))
+        return await found(pb.Limits(**{rate.limit: [device]}), 3)
 
     result = await measured(limited, lambda rate_: within(rate_, rate.value, 0.15), rate.shown)
-    unlimited = await found(None)
+    unlimited = await found(None, 0.5)
 
     figures(
         rate.limit,
@@ -150,15 +161,14 @@ async def test_two_reading_jobs_share_a_disk_by_their_weights(
     scheduler, way, request, jobs, figures
 ):
     request.getfixturevalue(scheduler)
-    read = f"while :; do {' '.join(READ)} bs=64K 2>/dev/null; done"
-    command = ("sh", "-c", " & ".join([read] * way.readers))
+    command = without_end(READ, "64K", times=way.readers)
 
     async def ratio() -> float:
         weights = [pb.Limits(io_weight=weight) for weight in (100, way.heavy)]
         cgroups = [jobs.cgroup(await jobs.start(*command, limits=given)) for given in weights]
 
         def done() -> list[int]:
-            return [read_bytes(cgroup) for cgroup in cgroups]
+            return [io_total(cgroup, "rbytes") for cgroup in cgroups]
 
         await until(lambda: min(done()) >= MIB, "both jobs were under way")
         before = done()
@@ -180,9 +190,3 @@ async def test_two_reading_jobs_share_a_disk_by_their_weights(
         holds=result.holds,
     )
     assert result.holds
-
-
-def read_bytes(cgroup: Path) -> int:
-    """Return how much a cgroup has read, from any disk."""
-    words = (cgroup / "io.stat").read_text(encoding="ascii").split()
-    return sum(int(word.removeprefix("rbytes=")) for word in words if word.startswith("rbytes="))

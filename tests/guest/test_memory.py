@@ -150,7 +150,7 @@ def contest(jobs: Jobs) -> Iterator[Contest]:
 
 
 @pytest.fixture
-def other_job(jobs: Jobs, server) -> Iterator[Callable[[], Awaitable[None]]]:
+def another_job(jobs: Jobs, server) -> Iterator[Callable[[], Awaitable[None]]]:
     """Pressure by a job that wants memory, where all jobs together have little."""
     limit = server.jobs_cgroup / "memory.max"
 
@@ -167,7 +167,7 @@ def other_job(jobs: Jobs, server) -> Iterator[Callable[[], Awaitable[None]]]:
 
 
 @pytest.fixture
-def whole_machine(hierarchy: Path, contest: Contest) -> Callable[[], Awaitable[None]]:
+def all_the_machine(hierarchy: Path, contest: Contest) -> Callable[[], Awaitable[None]]:
     """Pressure on the machine, as by programs that are no jobs, until somebody suffers."""
 
     async def press() -> None:
@@ -183,7 +183,7 @@ def whole_machine(hierarchy: Path, contest: Contest) -> Callable[[], Awaitable[N
     return press
 
 
-@pytest.mark.parametrize("pressure", ["other_job", "whole_machine"])
+@pytest.mark.parametrize("pressure", ["another_job", "all_the_machine"])
 @pytest.mark.parametrize(
     "limit",
     [
@@ -203,7 +203,7 @@ async def test_protected_memory_survives_pressure(contest, limit, pressure, requ
     figures(
         limit,
         limit.replace("_", "."),
-        asked=f"48 MiB while the {pressure.replace('_', ' ')} needs memory",
+        asked=f"48 MiB, {pressure.replace('_', ' ')} in need",
         measured=f"{mib(protected)} of {mib(before)} left; without: {mib(other)}",
         holds=holds,
     )
