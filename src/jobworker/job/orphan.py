@@ -44,6 +44,7 @@ class Orphan:
         self._pidfd = pidfd
         self._main_process_known = main_process_known
         self._timers: list[asyncio.TimerHandle] = []
+        self._has_ended = False
         self.told: Told | None = None
         """Why it was told to end, if it was."""
 
@@ -54,11 +55,12 @@ class Orphan:
                 await wait_readable(self._pidfd)
             elif not self._main_process_known:
                 await wait_empty(self._cgroup)
+            self._has_ended = True
+            self._cancel_timers()
             while not await self._emptied():  # noqa: ASYNC110 - it waits for an event itself
                 await asyncio.sleep(_RETRY)
         finally:
-            for timer in self._timers:
-                timer.cancel()
+            self._cancel_timers()
             if self._pidfd is not None:
                 os.close(self._pidfd)
 
@@ -67,12 +69,21 @@ class Orphan:
         self._later(seconds, lambda: self.stop(policy, Told.TIMEOUT))
 
     def stop(self, policy: StopPolicy, told: Told = Told.STOP) -> None:
-        """Send the signal to all of the job now, and SIGKILL after the grace period."""
+        """Send the signal to all of the job now, and SIGKILL after the grace period.
+
+        A job whose main process has ended has ended by itself, whatever comes later.
+        """
+        if self._has_ended:
+            return
         self.told = self.told or told
         self._later(policy.grace, self._kill)
         if policy.grace > 0:
             self._signal(policy.signal)
             self._thaw()
+
+    def _cancel_timers(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
 
     def _later(self, seconds: float, action: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()

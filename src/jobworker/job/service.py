@@ -46,6 +46,8 @@ DEFAULT_STATE_DIR: Final = Path("/var/lib/jobworker")
 DEFAULT_RUN_DIR: Final = Path("/run/jobworker")
 DEFAULT_CGROUP_ROOT: Final = Path("/cgroup2")
 
+_ABANDON_PATIENCE: Final = 10.0
+"""Seconds that the caller of a start that failed waits until nothing is left of it."""
 _LEAVING_PATIENCE: Final = 5.0
 """Seconds that what is under way is given to come to its end when the Service is left."""
 
@@ -101,6 +103,7 @@ class Service:
         self._starting: dict[str, asyncio.Task[Job]] = {}
         self._changes = Changes()
         self._leftovers: dict[str, Job] = {}
+        self._abandoning: dict[str, asyncio.Task[None]] = {}
         self._unrecorded: dict[str, Job] = {}
         self._closing = False
         self._exit = AsyncExitStack()
@@ -211,14 +214,32 @@ class Service:
 
     async def _abandon_quietly(self, job: Job) -> None:
         try:
-            await self._abandon(job)
-        except (OSError, sqlite3.Error, JobWorkerError):
-            log.exception("cannot remove what is left of job %s; trying again later", job.id)
+            async with asyncio.timeout(_ABANDON_PATIENCE):
+                await self._abandon(job)
+        except (TimeoutError, OSError, sqlite3.Error, JobWorkerError):
+            log.exception("cannot remove what is left of job %s now", job.id)
 
     async def _abandon(self, job: Job) -> None:
-        """Remove every trace of a job that did not start."""
-        self._custody.drop(job)
-        self._leftovers[job.id] = job
+        """Remove every trace of a job that did not start; those who wait for it are told.
+
+        However many want it, it is done once at a time, and goes on if they go away.
+        """
+        task = self._abandoning.get(job.id)
+        if task is None:
+            self._custody.drop(job)
+            self._leftovers[job.id] = job
+            job.forget()
+            task = asyncio.create_task(self._remove_traces(job))
+            self._abandoning[job.id] = task
+            task.add_done_callback(lambda task: self._abandoned(job, task))
+        await asyncio.shield(task)
+
+    def _abandoned(self, job: Job, task: asyncio.Task[None]) -> None:
+        del self._abandoning[job.id]
+        if not task.cancelled():
+            task.exception()  # The callers have it; what is left is tried again.
+
+    async def _remove_traces(self, job: Job) -> None:
         cgroup = self.cgroups.cgroup(job.id)
         cgroup.kill()
         await wait_empty(cgroup)
@@ -382,9 +403,12 @@ class Service:
 
     async def _settle(self) -> None:
         """Let launches and changes come to their end; an execve that hangs is not waited for."""
-        if under_way := [*self._starting.values(), *self._changes.under_way]:
+        launches = [*self._starting.values(), *self._abandoning.values()]
+        if under_way := [*launches, *self._changes.under_way]:
             await asyncio.wait(under_way, timeout=_LEAVING_PATIENCE)
         await self._changes.close()
+        for task in self._abandoning.values():
+            task.cancel()  # The next start removes what is left.
 
 
 def _digest(stdin: bytes) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from jobworker.cgroups import Cgroup
+    from jobworker.errors import JobWorkerError
     from jobworker.job.job import Job
 
 DEFAULT_INTERVAL: Final = 1.0
@@ -81,6 +82,12 @@ async def samples(job: Job, cgroup: Cgroup, interval: float) -> AsyncGenerator[S
             continue
 
 
+def unreadable(what: str, error: OSError | ValueError) -> JobWorkerError:
+    """Return the error to raise when the kernel's files do not say what they should."""
+    number = error.errno if isinstance(error, OSError) else None
+    return exhausted(what, number) or FailedPrecondition(f"cannot {what}: {error}")
+
+
 def _take(status: JobStatus, cgroup: Cgroup) -> Sample | None:
     """Read a cgroup; None if it was gone before all of it was read."""
     if status.state is State.PENDING:
@@ -90,9 +97,7 @@ def _take(status: JobStatus, cgroup: Cgroup) -> Sample | None:
         # Last: as long as this file is there, so were the others.
         events = cgroup.events()
     except (OSError, ValueError) as error:
-        what = f"read what job {cgroup.id} uses"
-        number = error.errno if isinstance(error, OSError) else None
-        raise exhausted(what, number) or FailedPrecondition(f"cannot {what}: {error}") from error
+        raise unreadable(f"read what job {cgroup.id} uses", error) from error
     if "frozen" not in events:
         return None
     return Sample(

@@ -699,3 +699,93 @@ async def test_a_server_that_cannot_reach_a_shim_does_not_start_and_holds_no_loc
             pass
     async with host.service():
         pass
+
+
+# Starts that are undone while somebody waits
+
+
+def hold_a_failed_start(host, service):
+    """Make the next launch fail with a process in its cgroup that does not end: pid 4711."""
+
+    async def fail(*_args, **_fds):
+        (job,) = service._custody.jobs()
+        service.cgroups.place_in_cgroup(service.cgroups.cgroup(job.id), 4711)
+        raise ShimUnavailable("it took too long")
+
+    host.tree.ignore_writes("*cgroup.kill")
+    host.shim.clients[0].launch = fail
+
+
+async def test_a_failed_start_is_removed_once_however_many_want_it(host, service):
+    hold_a_failed_start(host, service)
+    spec = replace(TRUE, request_id="r")
+    first = asyncio.create_task(service.start_job(spec))
+    await until(lambda: service._abandoning)
+    del host.shim.clients[0].launch
+    second = asyncio.create_task(service.start_job(spec))
+    await asyncio.sleep(0)
+    host.tree.exit(4711)
+    with pytest.raises(ShimUnavailable):
+        await first
+    assert (await second).status.state is State.RUNNING
+
+
+async def test_a_failed_start_that_does_not_go_away_is_answered_all_the_same(
+    host, service, monkeypatch
+):
+    monkeypatch.setattr("jobworker.job.service._ABANDON_PATIENCE", 0.05)
+    hold_a_failed_start(host, service)
+    with pytest.raises(ShimUnavailable):
+        await service.start_job(TRUE)
+    host.tree.exit(4711)
+    await until(lambda: host.left_behind() == [])
+
+
+async def test_whoever_waits_for_a_job_that_was_never_started_is_told(host, monkeypatch):
+    monkeypatch.setattr("jobworker.job.custody._RECONCILE_PATIENCE", 0.05)
+    async with host.service() as service:
+        job = await service.start_job(TRUE)
+    host.registry("UPDATE jobs SET state = 'pending', pid = NULL, started_at = NULL")
+    host.shim.hanging.add(job.id)
+    async with host.service() as service:
+        again = await service.fetch_job(job.id)
+        with again.stream_output() as stream:
+            follower = asyncio.ensure_future(anext(stream))
+            waiter = asyncio.ensure_future(again.wait())
+            await asyncio.sleep(0)
+            await service._abandon(again)
+            for told in (follower, waiter):
+                with pytest.raises(JobNotFound):
+                    await asyncio.wait_for(told, 5)
+
+
+async def test_a_call_that_waits_for_a_shim_is_unavailable_when_the_service_is_left(host):
+    async with host.service() as service:
+        job = await service.start_job(TRUE)
+        host.shim.unreachable = 10**6
+        host.shim.disconnect()
+        stop = asyncio.create_task(service.stop_job(job.id))
+        await until(lambda: service._custody._stops)
+    with pytest.raises(ShimUnavailable):
+        await stop
+
+
+async def test_an_orphan_that_has_ended_by_itself_is_not_stopped_afterwards(host, service):
+    job = await service.start_job(TRUE)
+    service.cgroups.place_in_cgroup(service.cgroups.cgroup(job.id), 4711)
+    host.tree.ignore_writes("*cgroup.kill")
+    host.shim.die()
+    await until(lambda: service._custody._orphans)
+    host.shim.kill(job.id)
+    await until(lambda: service._custody._orphans[job.id]._has_ended)
+    stop = asyncio.create_task(service.stop_job(job.id, grace=0))
+    await until(lambda: service._custody._stops)
+    host.tree.exit(4711)
+    assert (await stop).status.state is State.LOST
+
+
+async def test_a_kernel_that_cannot_be_asked_is_no_internal_error(host, service):
+    job = await service.start_job(TRUE)
+    host.tree.fail("*cgroup.events", errno.EMFILE, "read")
+    with pytest.raises(ResourceExhausted, match="paused"):
+        _ = job.paused
