@@ -152,6 +152,13 @@ class Cgroup:
             if main is not None:
                 _send(main, (_SIGKILL,))
 
+    def freezing(self) -> bool:
+        """Tell whether the kernel was asked to freeze the cgroup, be it done or not.
+
+        False if it is gone, or before Linux 5.2. Raises OSError or MalformedText.
+        """
+        return self._read_if_there(self._file("cgroup.freeze")) == "1\n"
+
     def freeze(self, frozen: bool) -> None:
         """Ask the kernel to freeze the cgroup and all nested in it, or to let it go on (Linux 5.2).
 

@@ -105,6 +105,11 @@ class Custody:
         """Return all live jobs."""
         return list(self._jobs.values())
 
+    def is_stopping(self, job: Job) -> bool:
+        """Whether a live job has been told to end, as far as this server knows."""
+        orphan = self._orphans.get(job.id)
+        return job.id in self._stops or (orphan is not None and orphan.told is not None)
+
     def __len__(self) -> int:
         return len(self._jobs)
 

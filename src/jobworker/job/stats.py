@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 DEFAULT_INTERVAL: Final = 1.0
 """Seconds between two samples."""
+_END_PATIENCE: Final = 3.0
+"""Seconds between the end of a cgroup and the news of the job's."""
 SHORTEST_INTERVAL: Final = 0.1
 """Seconds; what happens in less is noise, and each sample is a dozen files to read."""
 
@@ -54,11 +56,17 @@ async def sample(job: Job, cgroup: Cgroup) -> Sample:
     """Return what a job uses now. Raises FailedPrecondition or ResourceExhausted.
 
     If its cgroup is gone its end is about to be known, and that is waited for: then it is final.
+    Only root can take the cgroup of a job away that goes on elsewhere.
     """
     if not job.finished:
         if (taken := _take(job.status, cgroup)) is not None:
             return taken
-        await job.wait()
+        try:
+            await asyncio.wait_for(job.wait(), _END_PATIENCE)
+        except TimeoutError:
+            raise FailedPrecondition(
+                f"cannot read what job {job.id} uses: its cgroup is gone, and it goes on elsewhere"
+            ) from None
     return _final(job)
 
 

@@ -789,3 +789,78 @@ async def test_a_kernel_that_cannot_be_asked_is_no_internal_error(host, service)
     host.tree.fail("*cgroup.events", errno.EMFILE, "read")
     with pytest.raises(ResourceExhausted, match="paused"):
         _ = job.paused
+
+
+# Pauses, stops and changes at bad moments
+
+
+async def never(*_args, **_how):
+    await asyncio.Event().wait()
+
+
+async def start_with_a_process(host, service):
+    job = await service.start_job(TRUE)
+    cgroup = service.cgroups.cgroup(job.id)
+    service.cgroups.place_in_cgroup(cgroup, 4711)
+    return job, cgroup
+
+
+async def test_a_job_that_is_being_stopped_is_not_paused(host, service):
+    job, cgroup = await start_with_a_process(host, service)
+    stop = asyncio.create_task(service.stop_job(job.id, grace=100))
+    await until(lambda: host.shim.stops)
+    with pytest.raises(FailedPrecondition, match="stopped"):
+        await service.pause_job(job.id)
+    assert not cgroup.freezing()
+    host.shim.end(job.id, signal=15, stopped=True)
+    await stop
+
+
+async def test_a_pause_of_a_job_without_processes_leaves_nothing_frozen(host, service):
+    job = await service.start_job(TRUE)
+    with pytest.raises(FailedPrecondition, match="no process"):
+        await service.pause_job(job.id)
+    assert not service.cgroups.cgroup(job.id).freezing()
+
+
+async def test_a_freeze_that_a_dying_server_began_comes_to_an_end(host, monkeypatch):
+    monkeypatch.setattr("jobworker.job.freezer.PATIENCE", 0.05)
+    async with host.service() as service:
+        job, cgroup = await start_with_a_process(host, service)
+        cgroup.freeze(frozen=True)
+    # A process waits in the kernel: asked for, and not done.
+    host.tree.answer("*cgroup.events", lambda: "populated 1\nfrozen 0\n")
+    monkeypatch.setattr("jobworker.job.freezer.wait_frozen", never)
+    async with host.service() as service:
+        assert not service.cgroups.cgroup(job.id).freezing()
+
+
+async def test_a_change_whose_caller_has_gone_before_its_turn_is_not_made(host, service):
+    job, _ = await start_with_a_process(host, service)
+    held, done = asyncio.Event(), []
+
+    async def hold():
+        await held.wait()
+
+    async def change():
+        done.append("made")
+
+    first = asyncio.create_task(service._changes.run(job.id, hold))
+    await asyncio.sleep(0)
+    gone = asyncio.create_task(service._changes.run(job.id, change))
+    await asyncio.sleep(0)
+    gone.cancel()
+    held.set()
+    await first
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    await service._changes.run(job.id, hold)
+    assert done == []
+
+
+async def test_a_job_whose_cgroup_is_gone_has_no_figures_and_says_so(host, service, monkeypatch):
+    monkeypatch.setattr("jobworker.job.stats._END_PATIENCE", 0.05)
+    job = await service.start_job(TRUE)
+    service.cgroups.remove_cgroup(job.id)
+    with pytest.raises(FailedPrecondition, match="goes on elsewhere"):
+        await job.sample()
