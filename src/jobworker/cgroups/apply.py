@@ -75,10 +75,7 @@ class Applier:
         try:
             return self._cgroup.limits()
         except (OSError, parse.MalformedText) as error:
-            raise LimitNotApplied(
-                f"cannot change the limits of job {self._cgroup.id}: those in force cannot be "
-                f"read: {error}"
-            ) from error
+            raise self._unreadable(error) from error
 
     def apply(self, wanted: Sequence[Setting]) -> None:
         """Write all settings, then read all of them back.
@@ -97,7 +94,11 @@ class Applier:
         """
         names = {setting.file: None for setting in wanted} | dict.fromkeys(JUDGED_BY)
         there = [name for name in names if self._files.exists(self._path(name))]
-        steps = plan(wanted, {name: self._read(name) for name in there})
+        contents = {name: self._read(name) for name in there}
+        try:
+            steps = plan(wanted, contents)
+        except parse.MalformedText as error:
+            raise self._unreadable(error) from error
         done: list[Step] = []
         try:
             for step in steps:
@@ -130,6 +131,12 @@ class Applier:
             if failures:
                 break
         return failures
+
+    def _unreadable(self, error: Exception) -> LimitNotApplied:
+        return LimitNotApplied(
+            f"cannot change the limits of job {self._cgroup.id}: those in force cannot be read: "
+            f"{error}"
+        )
 
     def _write(self, setting: Setting) -> None:
         try:

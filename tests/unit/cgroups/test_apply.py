@@ -289,3 +289,16 @@ def test_want_of_descriptors_is_not_the_kernels_no(tree: FakeCgroupTree, service
         service.update_limits(JOB, FOUR)
 
     assert everything(tree) == before
+
+
+def test_what_cannot_be_understood_when_the_change_is_planned_touches_nothing(
+    tree: FakeCgroupTree, service: Service
+):
+    """What was in force could be read, and changes before the change is planned."""
+    answers = iter(["33554432\n"])
+    tree.answer("*/memory.max", lambda: next(answers, "plenty\n"))
+
+    with pytest.raises(LimitNotApplied, match=r"those in force cannot be read: .*'plenty'"):
+        service.update_limits(JOB, FOUR)
+
+    assert tree.writes == []
