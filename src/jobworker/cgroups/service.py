@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import functools
 import os
 import threading
 from pathlib import Path
@@ -147,6 +148,9 @@ class Service:
         cgroup = self.cgroup(job_id)
         limits.check()
         wanted = settings(self._devices.resolve(limits))
+        if not self._are_enabled(wanted):
+            # Another server's cleanup may have taken the directory away.
+            self.setup()
         self._require_controllers(job_id, wanted)
         self._make(cgroup)
         try:
@@ -158,8 +162,12 @@ class Service:
         except BaseException as error:
             try:
                 cgroup.remove()
-            except OSError as leftover:
+            except (OSError, parse.MalformedText) as leftover:
                 error.add_note(f"the cgroup is still there: {leftover}")
+            try:
+                self._claim_protection(job_id, limits)
+            except LimitNotApplied as leftover:
+                error.add_note(str(leftover))
             raise
         return cgroup
 
@@ -168,19 +176,23 @@ class Service:
 
         Either all of them are in force and read back when this returns, or those from before are.
         It may take long: the kernel reclaims memory above a lower memory.high or memory.max before
-        the write returns. Raises InvalidArgument, ControllerUnavailable, LimitNotApplied (which
-        says so if something could not be set back), ResourceExhausted, or CgroupUnavailable if the
-        cgroup is gone.
+        the write returns. So it may run in a thread, and never sets up. Raises InvalidArgument,
+        ControllerUnavailable, LimitNotApplied (which says so if something could not be set back),
+        ResourceExhausted, or CgroupUnavailable if the cgroup is gone.
         """
         applier = self._applier(self.cgroup(job_id))
         change.check(applier.in_force(), limits)
         wanted = settings(self._devices.resolve(limits))
         self._require_controllers(job_id, wanted)
-        changed = applier.change(applier.present(wanted))
+        claim = functools.partial(self._claim_protection, job_id, limits)
+        changed = applier.change(applier.present(wanted), claim)
         try:
-            self._claim_protection(job_id, limits)
-        except LimitNotApplied:
-            changed.undo()
+            claim()
+        except LimitNotApplied as error:
+            try:
+                changed.undo()
+            except LimitNotApplied as another:
+                raise LimitNotApplied(f"{error}; {another}") from error
             raise
         return changed
 
@@ -398,12 +410,10 @@ class Service:
                 raise
             return frozenset()
 
+    def _are_enabled(self, wanted: Iterable[Setting]) -> bool:
+        return {setting.controller for setting in wanted} <= self._enabled()
+
     def _require_controllers(self, job_id: str, wanted: Iterable[Setting]) -> None:
-        needed = {setting.controller for setting in wanted}
-        if needed <= self._enabled():
-            return
-        # Another server's cleanup may have taken the directory away.
-        self.setup()
         enabled = self._enabled()
         for setting in wanted:
             if setting.controller not in enabled:

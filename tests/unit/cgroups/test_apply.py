@@ -233,6 +233,17 @@ def test_missing_controller_touches_nothing_and_says_what_to_do(devices: Devices
     assert tree.writes == []
 
 
+def test_change_never_sets_up(tree: FakeCgroupTree, service: Service):
+    """It runs in a thread, while a start may set up."""
+    tree.write("/cgroup2/jobworker/cgroup.subtree_control", "-cpu")
+    tree.writes.clear()
+
+    with pytest.raises(ControllerUnavailable, match=r"cpu\.weight .*subtree_control"):
+        service.update_limits(JOB, Limits(cpu_weight=50))
+
+    assert tree.writes == []
+
+
 def test_missing_file_touches_nothing_and_names_the_kernel(devices: Devices):
     tree = FakeCgroupTree(without=frozenset({"memory.oom.group"}))
     service = tree.service(devices=devices)
