@@ -1,4 +1,4 @@
-"""What the tree of cgroups in memory is made of: its cgroups, and the open files that wake poll(2)."""
+"""The cgroups that the tree in memory is made of, and open files of them that wake poll(2)."""
 
 from __future__ import annotations
 
