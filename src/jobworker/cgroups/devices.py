@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from jobworker.cgroups.limits import DeviceLimit, Limits
-from jobworker.errors import InvalidArgument
+from jobworker.errors import FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,10 +65,19 @@ class Devices:
         """Return the MAJOR:MINOR of all disks that hardware, real or virtual, stands behind.
 
         These have a ``device`` in /sys/block; loop, ram, zram, md and device mapper have none.
-        The single paths of a multipath NVMe disk are hidden and have no number.
+        The single paths of a multipath NVMe disk are hidden and have no number. Raises
+        FailedPrecondition if there is no /sys/block.
         """
         numbers = []
-        for disk in sorted((self._sysfs / "block").iterdir()):
+        block = self._sysfs / "block"
+        try:
+            disks = sorted(block.iterdir())
+        except OSError as error:
+            raise FailedPrecondition(
+                f"cannot find out which disks there are: {block}: {error.strerror}; name the "
+                "devices to limit as MAJOR:MINOR or by their nodes, or mount sysfs"
+            ) from error
+        for disk in disks:
             number = disk / "dev"
             if (disk / "device").exists() and number.exists():
                 numbers.append(number.read_text().strip())

@@ -8,7 +8,7 @@ import pytest
 
 from jobworker.cgroups.devices import Devices, block_device_number
 from jobworker.cgroups.limits import DeviceLimit, Limits
-from jobworker.errors import InvalidArgument
+from jobworker.errors import FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,3 +150,8 @@ def test_node_that_is_no_block_device_is_refused():
 def test_node_that_is_missing_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="No such file"):
         block_device_number(str(tmp_path / "vda"))
+
+
+def test_host_that_does_not_list_its_disks_is_told_what_helps(tmp_path: Path):
+    with pytest.raises(FailedPrecondition, match=r"/block: No such file .* mount sysfs"):
+        Devices(tmp_path, number_of).resolve(Limits(io_max_wiops=(DeviceLimit("", 5),)))
