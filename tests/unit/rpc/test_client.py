@@ -190,7 +190,7 @@ async def test_a_server_that_stays_away_is_an_error_that_says_how_far_it_came(
     listener = await serve(service)
     job = service.add(b"one", RUNNING)
     async with connect(listener.url) as client:
-        stream = client.output(job.job.id, tail=True, give_up_after=0.3)
+        stream = client.output(job.job.id, tail=True, give_up_after=0.1)
         await anext(stream)
         await listener.stop()
         with pytest.raises(OutputInterrupted) as interruption:
@@ -209,7 +209,7 @@ async def test_a_stream_that_ends_without_an_end_is_never_a_short_output(serve, 
     service.rewrite = without_end
     async with connect(listener.url) as client:
         with pytest.raises(OutputInterrupted, match="cut off at byte 3: the stream ended early"):
-            await read(client, job.job.id, give_up_after=0.3)
+            await read(client, job.job.id, give_up_after=0.1)
 
 
 async def test_bytes_that_are_left_out_are_an_error(serve, service, connect):
