@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jobworker.rpc.v1 import jobworker_pb2 as pb
-from tests.guest.measuring import KIB, MIB, measured, run_time, within
+from tests.guest.measuring import DISK, KIB, MIB, measured, run_time, within
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-DISK = "/dev/vda"
 QUEUE = Path("/sys/block/vda/queue")
 READ = ("dd", f"if={DISK}", "of=/dev/null", "iflag=direct")
 WRITE = ("dd", "if=/dev/zero", f"of={DISK}", "oflag=direct")

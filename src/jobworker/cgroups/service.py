@@ -191,7 +191,7 @@ class Service:
         return (*limits.warnings(), f"io_weight {why}")
 
     def weights_obstacle(self) -> str:
-        """Return that weights of disk I/O have no effect on this host, and why; empty if they have one."""
+        """Return that weights of disk I/O have no effect here, and why; empty if they have one."""
         try:
             return weights.obstacle(self._mounts.table(), self._files, self._devices)
         except (OSError, parse.MalformedText) as error:

@@ -55,8 +55,5 @@ def _hierarchy_root(mounts: Iterable[Mount], files: Files) -> str | None:
 
     That of a cgroup namespace looks the same in the mount table, but has a type.
     """
-    for mount in mounts:
-        if mount.kind == "cgroup2" and mount.root == "/":
-            if not files.exists(f"{mount.point}/cgroup.type"):
-                return mount.point
-    return None
+    points = (mount.point for mount in mounts if mount.kind == "cgroup2" and mount.root == "/")
+    return next((point for point in points if not files.exists(f"{point}/cgroup.type")), None)
