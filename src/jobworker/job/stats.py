@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DEFAULT_INTERVAL: Final = 1.0
 """Seconds between two samples."""
 SHORTEST_INTERVAL: Final = 0.1
-"""Seconds; what happens in less is noise, and each sample is a dozen files to read."""
+"""Seconds; what happens in less is noise, and each sample is fourteen files to read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
