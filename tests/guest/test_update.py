@@ -17,13 +17,12 @@ from jobworker.cgroups.files import Files
 from jobworker.cgroups.limits import TABLE
 from jobworker.errors import ControllerUnavailable, LimitNotApplied
 from jobworker.rpc.v1 import jobworker_pb2 as pb
-from tests.guest.test_kernel import DISK, device_number, one_of_each
+from tests.guest.measuring import DISK, MIB, device_number, one_of_each
 from tests.support.jobs import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MIB = 2**20
 BUSY = ("sh", "-c", "while :; do :; done")
 TAKEN_AWAY = {
     "memory_min": Limits(memory_min=0),

@@ -131,3 +131,26 @@ def test_every_test_that_the_architecture_names_exists():
     there = {name for text in texts for name in re.findall(r"def (test_\w+)\(", text)}
     assert named
     assert named <= there
+
+
+def modules_on_the_map() -> set[str]:
+    """Return the files that "Where things are" names, relative to the package."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    (tree,) = re.findall(r"^src/jobworker/\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    named, package = set(), ""
+    for line in tree.splitlines():
+        if begins := re.match(r"  (\w+)(/|\.py)", line):
+            package = f"{begins[1]}/" if begins[2] == "/" else ""
+        named |= {package + name for name in re.findall(r"\w+\.py", line)}
+    return named
+
+
+def test_the_map_in_the_architecture_names_every_module_and_no_other():
+    package = SOURCE / "jobworker"
+    paths = (path.relative_to(package) for path in package.rglob("*.py"))
+    there = {
+        str(path)
+        for path in paths
+        if path.stem not in {"__init__", "__main__"} and not path.is_relative_to("rpc/v1")
+    }
+    assert modules_on_the_map() == there

@@ -6,6 +6,7 @@ block/blk-cgroup.c). Device mapper, loop and other virtual devices are whole dev
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -82,6 +83,15 @@ class Devices:
             if (disk / "device").exists() and number.exists():
                 numbers.append(number.read_text().strip())
         return numbers
+
+    def uses_scheduler(self, name: str) -> bool:
+        """Tell whether any disk has the I/O scheduler (the one in brackets; Linux's blk-mq)."""
+        for file in (self._sysfs / "block").glob("*/queue/scheduler"):
+            # A disk may be taken away meanwhile.
+            with contextlib.suppress(OSError):
+                if f"[{name}]" in file.read_text().split():
+                    return True
+        return False
 
     def whole_device(self, name: str) -> str:
         """Return the MAJOR:MINOR of the disk that a node, a partition or a number means.

@@ -12,13 +12,13 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from jobworker.cgroups import change, parse, protection
+from jobworker.cgroups import change, parse, protection, weights
 from jobworker.cgroups.apply import Applier, Changed
 from jobworker.cgroups.cgroup import Cgroup
 from jobworker.cgroups.controllers import CONTROLLERS, Controller, Hierarchy, diagnose, unbound
 from jobworker.cgroups.devices import Devices
 from jobworker.cgroups.files import GONE, Files
-from jobworker.cgroups.limits import Limits, Setting, settings
+from jobworker.cgroups.limits import DEFAULT_WEIGHT, Limits, Setting, settings
 from jobworker.cgroups.mounts import Mounts
 from jobworker.cgroups.root import RootDirectory, problem
 from jobworker.errors import CgroupUnavailable, ControllerUnavailable, LimitNotApplied
@@ -171,6 +171,19 @@ class Service:
                 raise LimitNotApplied(f"{error}; {another}") from error
             raise
         return changed
+
+    def warnings(self, limits: Limits) -> tuple[str, ...]:
+        """Return advice that keeps no job from starting: what is hardly meant, or has no effect."""
+        if limits.io_weight in (None, DEFAULT_WEIGHT) or not (why := self.weights_obstacle()):
+            return limits.warnings()
+        return (*limits.warnings(), f"io_weight {why}")
+
+    def weights_obstacle(self) -> str:
+        """Return that weights of disk I/O have no effect here, and why; empty if they have one."""
+        try:
+            return weights.obstacle(self._mounts.table(), self._files, self._devices)
+        except (OSError, parse.MalformedText) as error:
+            return f"may have no effect: cannot look at io.cost.qos: {error}"
 
     def cgroup(self, job_id: str) -> Cgroup:
         """Return the handle of a job's cgroup, whether it is there or not; touches nothing.

@@ -130,17 +130,25 @@ def _cgroups(given: Path | None) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("cgroups", "limits", Verdict.NOTE, f"cannot look at controllers: {error}")
     else:
-        yield from controllers(found)
+        yield from controllers(found, service.weights_obstacle())
 
 
-def controllers(found: Mapping[str, cgroups.Controller]) -> Iterator[Finding]:
-    """Say of each controller which limits it makes possible; without one, jobs run unlimited."""
+def controllers(
+    found: Mapping[str, cgroups.Controller], weights_obstacle: str = ""
+) -> Iterator[Finding]:
+    """Say of each controller which limits it makes possible; without one, jobs run unlimited.
+
+    `weights_obstacle` is why --io-weight has no effect although its controller is there.
+    """
     flags = _flags_by_controller()
     bound = [controller for controller in found.values() if controller.bound_at]
     for name, controller in found.items():
         what = ", ".join(flags[name])
         if controller.available:
             yield Finding("cgroups", name, Verdict.OK, what)
+            if name == "io" and weights_obstacle:
+                detail = f"--io-weight {weights_obstacle}"
+                yield Finding("cgroups", "io.weight", Verdict.NOTE, detail)
             continue
         reason = controller.reason
         if len(bound) > 1 and controller in bound:

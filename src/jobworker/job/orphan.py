@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 from typing import TYPE_CHECKING, Final
 
 from jobworker.job.outcome import Told
@@ -19,13 +18,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_JOB_CONTROL: Final = (
-    signal.SIGCONT,
-    signal.SIGSTOP,
-    signal.SIGTSTP,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-)
 _RETRY: Final = 1.0
 """Seconds until a cgroup that could not be emptied is tried again."""
 
@@ -78,8 +70,10 @@ class Orphan:
         self.told = self.told or told
         self._later(policy.grace, self._kill)
         if policy.grace > 0:
-            self._signal(policy.signal)
-            self._thaw()
+            try:
+                self._cgroup.ask_to_end(policy.signal, self._pidfd)
+            except (OSError, ValueError):
+                log.exception("cannot ask job %s to end; it will be killed", self._cgroup.id)
 
     def _cancel_timers(self) -> None:
         for timer in self._timers:
@@ -88,21 +82,6 @@ class Orphan:
     def _later(self, seconds: float, action: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         self._timers.append(loop.call_later(max(seconds, 0.0), action))
-
-    def _signal(self, signum: int) -> None:
-        # A stopped process hears the signal only when it goes on (systemd.kill(5)).
-        then = () if signum in _JOB_CONTROL else (signal.SIGCONT,)
-        try:
-            self._cgroup.signal(signum, *then, main=self._pidfd)
-        except (OSError, ValueError):
-            log.exception("cannot signal job %s; it will be killed", self._cgroup.id)
-
-    def _thaw(self) -> None:
-        """Let a job that is frozen use its grace period, now that the signal waits for it."""
-        try:
-            self._cgroup.thaw()
-        except OSError:
-            log.exception("cannot thaw job %s; it will be killed", self._cgroup.id)
 
     def _kill(self) -> None:
         try:

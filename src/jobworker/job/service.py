@@ -185,7 +185,7 @@ class Service:
             owner=owner,
             spec=replace(spec, stdin=b""),
             created_at=time.time(),
-            warnings=spec.limits.warnings(),
+            warnings=self.cgroups.warnings(spec.limits),
         )
         self._store.insert(record, _digest(spec.stdin))
         job = self._job(record)
@@ -327,7 +327,8 @@ class Service:
         changed = await self._in_thread(self.cgroups.update_limits, job.id, limits)
         if job.finished:
             raise FailedPrecondition(f"cannot change the limits of job {job.id}: it has ended")
-        record = replace(job.record, limits=changed.limits, warnings=changed.limits.warnings())
+        warnings = self.cgroups.warnings(changed.limits)
+        record = replace(job.record, limits=changed.limits, warnings=warnings)
         try:
             self._store.update(record)
         except BaseException:
@@ -351,7 +352,8 @@ class Service:
                 log.exception("cannot read the limits of job %s", job.id)
                 continue
             if job.status.state is State.RUNNING and limits != job.record.limits:
-                job.publish(replace(job.record, limits=limits, warnings=limits.warnings()))
+                warnings = self.cgroups.warnings(limits)
+                job.publish(replace(job.record, limits=limits, warnings=warnings))
                 self._store.update(job.record)
 
     async def _set_paused(self, job: Job, user: str, *, paused: bool) -> None:

@@ -25,7 +25,7 @@ DEFAULT_INTERVAL: Final = 1.0
 _END_PATIENCE: Final = 3.0
 """Seconds between the end of a cgroup and the news of the job's."""
 SHORTEST_INTERVAL: Final = 0.1
-"""Seconds; what happens in less is noise, and each sample is a dozen files to read."""
+"""Seconds; what happens in less is noise, and each sample is fourteen files to read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
