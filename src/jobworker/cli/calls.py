@@ -65,7 +65,7 @@ def call(
     except grpc.RpcError as error:
         if not never_connected(error):  # Else the error says what a warning suspects.
             warnings.show()
-        text = f"cannot {doing}: {explain(error, connection)}"
+        text = _cannot(doing, explain(error, connection))
         if in_doubt and _answer_was_lost(error):
             text += f"\n{in_doubt[0].upper()}{in_doubt[1:]}."
         raise Failure(text) from error
@@ -86,6 +86,12 @@ def call(
         ) from error
     warnings.show()
     return result
+
+
+def _cannot(doing: str, reason: str) -> str:
+    # The server begins some of its sentences with the same words.
+    words = f"cannot {doing}"
+    return reason if reason.startswith(f"{words}:") else f"{words}: {reason}"
 
 
 class _Warnings(logging.Handler):
