@@ -22,13 +22,15 @@ GIVE_UP_AFTER: Final = 60.0
 NOTICE_AFTER: Final = 1.0
 """Seconds without the server after which whoever waits for the output should be told."""
 
+FINISHED: Final = (Status.STATUS_STOPPED, Status.STATUS_EXITED, Status.STATUS_LOST)
+"""The statuses of a job that has ended."""
+
 LONG_STREAM: Final = 10.0
 """Seconds after which a stream that brought nothing counts as progress: the job was quiet."""
 
 FIRST_DELAY: Final = 0.05
 LAST_DELAY: Final = 2.0
 
-_FINISHED: Final = (Status.STATUS_STOPPED, Status.STATUS_EXITED, Status.STATUS_LOST)
 _TRANSIENT: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 _NEVER_CONNECTED: Final = (
     "failed to connect to all addresses",
@@ -104,7 +106,7 @@ class OutputProgress:
 
     def _is_true(self, end: OutputEnd) -> bool:
         # An end before the last byte of a finished job is none: the rest is asked for again.
-        return end.status.status not in _FINISHED or end.size <= self.offset
+        return end.status.status not in FINISHED or end.size <= self.offset
 
     def _gets_ahead(self) -> None:
         self._attempts = 0
