@@ -18,7 +18,7 @@ from jobworker.errors import ConfigError
 from jobworker.program import Interrupted
 from jobworker.rpc.channel import parse_target
 from jobworker.rpc.client import Client
-from jobworker.rpc.resume import OutputInterrupted, never_connected
+from jobworker.rpc.resume import OutputInterrupted, StreamInterrupted, never_connected
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -77,13 +77,15 @@ def call(
     except FileMissing as error:
         flag = f"--{error.setting} (or JOBWORKER_{error.setting.upper()}, or the context)"
         raise Failure(f"{error.problem}; check {flag}") from error
-    except OutputInterrupted as error:
+    except StreamInterrupted as error:
         lost = error.__cause__
         problem = explain(lost, connection) if isinstance(lost, grpc.RpcError) else error.problem
-        raise Failure(
-            f"cannot {doing} to its end: {problem}\n"
-            f"It was cut off at byte {error.offset}; --offset {error.offset} gets the rest."
-        ) from error
+        text = f"cannot {doing} to its end: {problem}"
+        if isinstance(error, OutputInterrupted):
+            text += (
+                f"\nIt was cut off at byte {error.offset}; --offset {error.offset} gets the rest."
+            )
+        raise Failure(text) from error
     warnings.show()
     return result
 

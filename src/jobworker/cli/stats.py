@@ -15,7 +15,8 @@ from jobworker.cli.render import to_json
 from jobworker.cli.status import local_time
 from jobworker.cli.units import parse_duration
 from jobworker.program import write
-from jobworker.rpc.resume import FINISHED
+from jobworker.rpc.resume import FINISHED, GIVE_UP_AFTER
+from jobworker.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,6 +65,8 @@ def command(session: Session, /, job_id: str, *, follow: bool, interval: Fractio
     those since the line before. The last line is that of the job's end. A
     figure whose controller the server does not have is -; a block leaves it
     out. Of a job that has ended, what it has used in all is shown as a block.
+    When the connection is lost it is taken up again; there is no line for the
+    time between.
 
     As JSON: one object a line, with the names of the wire contract's
     StatsResponse; what is not known is absent.
@@ -74,12 +77,23 @@ def command(session: Session, /, job_id: str, *, follow: bool, interval: Fractio
 
     async def show(client: Client) -> None:
         before: StatsResponse | None = None
-        async for sample in client.stats(job_id, follow=follow, interval=seconds):
+        samples = client.stats(
+            job_id, follow=follow, interval=seconds, on_interrupted=_say_interrupted
+        )
+        async for sample in samples:
             for line in _lines(session, sample, before, follow=follow):
                 write(line)
             before = sample
 
     call(session, f"get the stats of job {job_id}", show)
+
+
+def _say_interrupted(problem: str) -> None:
+    click.echo(
+        f"jobworker-cli: the stats are interrupted, trying again for up to {GIVE_UP_AFTER:g} s: "
+        f"{printable(problem)}",
+        err=True,
+    )
 
 
 def _lines(
