@@ -10,9 +10,9 @@ cannot() {
     exit 1
 }
 
-# eventually COMMAND…: wait until it succeeds; give up after 30 seconds.
+# eventually COMMAND…: wait until it succeeds; give up after two minutes.
 eventually() {
-    local deadline=$((SECONDS + 30))
+    local deadline=$((SECONDS + 120))
     while ((SECONDS < deadline)); do
         if "$@"; then return 0; fi
         sleep 0.05
