@@ -78,7 +78,7 @@ constraints: ## Refresh constraints.txt: the newest releases that pyproject.toml
 check_host = @program=$@; . demo/common.bash; check_host
 
 .PHONY: demo
-demo: ## Show the main features with a server of its own; leaves nothing behind
+demo: ## Show the main features with a server of its own, which is removed at the end
 	$(check_host)
 	@$(MAKE) --silent certs
 	@demo/run

@@ -167,7 +167,7 @@ async def test_memory_max_below_what_a_job_has_ends_it_for_want_of_memory(client
         "memory_max",
         "memory.max",
         asked="16 MiB for a job that has 64 MiB",
-        measured=f"{job.usage.oom_kills} processes killed",
+        measured=f"{(kills := job.usage.oom_kills)} process{'' if kills == 1 else 'es'} killed",
         holds=holds,
     )
     assert holds

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _OLDEST_KERNEL: Final = (5, 7)
 _FULL_KERNEL: Final = (5, 14)
 _SOON_DAYS: Final = 30
+_FIGURES: Final = {"memory": "memory", "io": "I/O", "pids": "the number of processes"}
+"""What a job uses of, which only a controller counts; cpu.stat is there without one."""
 _NARROWEST: Final = 20
 _LITTLE_SPACE: Final = 256 * 1024 * 1024
 
@@ -153,7 +155,9 @@ def controllers(
         reason = controller.reason
         if len(bound) > 1 and controller in bound:
             reason = f"bound to cgroup v1 at {controller.bound_at}"
-        yield Finding("cgroups", name, Verdict.NOTE, f"{reason}. Without it there is no {what}")
+        figures = f", and no figures for {_FIGURES[name]}" if name in _FIGURES else ""
+        detail = f"{reason}. Without it there is no {what}{figures}"
+        yield Finding("cgroups", name, Verdict.NOTE, detail)
     if len(bound) > 1:
         detail = (
             "what is bound to cgroup v1 becomes free when the machine boots with "
