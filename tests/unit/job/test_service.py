@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from jobworker.cgroups import MAX, Limits
+from jobworker.cgroups.devices import Devices
 from jobworker.errors import (
     CommandNotFound,
     FailedPrecondition,
@@ -49,7 +50,7 @@ class Host:
             on_change=lambda change: self.changes.append(
                 (change.event, change.job.id, change.user)
             ),
-            cgroups_service=self.tree.service(),
+            cgroups_service=self.tree.service(devices=Devices(self.directory / "sys")),
             connect=self.shim.connect,
         )
 
@@ -374,6 +375,17 @@ async def test_limits_are_changed_and_what_is_not_given_stays(host, service):
     assert job.record.limits == service.cgroups.cgroup(job.id).limits()
     assert job.record.warnings == job.record.limits.warnings() != ()
     assert host.changes[-1] == ("limits updated", job.id, "beta")
+
+
+async def test_weight_that_no_disk_heeds_is_said_when_a_job_is_started_and_changed(service):
+    job = await service.start_job(replace(TRUE, limits=Limits(io_weight=50)))
+    (at_start,) = job.record.warnings
+    await service.update_limits(job.id, Limits(io_weight=100))
+    assert job.record.warnings == ()
+    await service.update_limits(job.id, Limits(io_weight=60))
+    (at_change,) = job.record.warnings
+    assert at_start == at_change
+    assert at_start.startswith("io_weight has no effect: ")
 
 
 async def test_changed_limits_are_known_to_the_next_server(host):
