@@ -34,7 +34,7 @@ say = @printf '== %s\n'
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Setup ------------------------------------------------------------------------------------------
 
@@ -78,7 +78,7 @@ constraints: ## Refresh constraints.txt: the newest releases that pyproject.toml
 check_host = @program=$@; . demo/common.bash; check_host
 
 .PHONY: demo
-demo: ## Show the main features with a server of its own; leaves nothing behind
+demo: ## Show the main features with a server of its own, which is removed at the end
 	$(check_host)
 	@$(MAKE) --silent certs
 	@demo/run
@@ -215,4 +215,4 @@ check-proto: $(READY) ## Check that the generated code is what proto/ says
 clean: ## Remove .venv, caches and reports; keeps certs/, and .serve/ (make clean-serve)
 	@rm -rf $(VENV) dist reports htmlcov .coverage .coverage.* .pytest_cache .mypy_cache \
 	    .ruff_cache .import_linter_cache .hypothesis
-	@find src tests bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	@find src tests bench guest -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -10,10 +10,10 @@ cannot() {
     exit 1
 }
 
-# eventually COMMAND…: wait until it succeeds; give up after 10 seconds.
+# eventually COMMAND…: wait until it succeeds; give up after two minutes.
 eventually() {
-    local tries
-    for ((tries = 0; tries < 200; tries++)); do
+    local deadline=$((SECONDS + 120))
+    while ((SECONDS < deadline)); do
         if "$@"; then return 0; fi
         sleep 0.05
     done
@@ -59,6 +59,7 @@ make_cgroup() {
     while read -r mount; do
         mount=$(printf '%b' "$mount") # spaces are octal escapes in /proc/self/mounts, proc(5)
         if mkdir -p "$mount/$name" 2>/dev/null; then
+            pass_controllers_on "$mount"
             printf '%s' "$mount/$name"
             return
         fi
@@ -68,7 +69,17 @@ make_cgroup() {
         cannot 'needs a cgroup v2 hierarchy that it may write to: there is none, and mounting one' \
             'failed. In a container, run it with --privileged.'
     fi
+    pass_controllers_on "$mount_point"
     printf '%s' "$mount_point/$name"
+}
+
+# pass_controllers_on DIR: enable what limits need for the cgroups below DIR, as far as that is
+# possible; what is not there, or bound to cgroup v1, the server names when a limit needs it.
+pass_controllers_on() {
+    local controller
+    for controller in cpu memory io pids; do
+        { echo "+$controller" >"$1/cgroup.subtree_control"; } 2>/dev/null || true
+    done
 }
 
 check_host() {

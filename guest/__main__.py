@@ -72,7 +72,8 @@ def _parse() -> argparse.Namespace:
 
 def _shell(guest: Guest) -> int:
     print(
-        "A shell in a guest. It sees the host's files; what it writes is lost at its end.\n"
+        "A shell in a guest. It sees the host's files but for /tmp and /run, which are its own\n"
+        "(this checkout is there); what it writes is lost at its end.\n"
         "`exit` leaves it; Ctrl-A X does too if it hangs. The scratch disk is /dev/vda."
     )
     width, height = shutil.get_terminal_size()

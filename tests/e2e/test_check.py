@@ -76,6 +76,32 @@ def test_a_host_that_is_ready_is_said_to_be_and_is_left_as_it_is(check, place, c
     assert not (cgroup_root / "jobworker").exists()
 
 
+def bound_to_v1():
+    """Return where controllers that limits need are mounted as cgroup v1, by their name there."""
+    mounts = subprocess.check_output(
+        ["findmnt", "-rno", "OPTIONS,TARGET", "-t", "cgroup"], text=True
+    )
+    options = {}
+    for line in mounts.splitlines():
+        words, target = line.split(" ", 1)
+        options |= dict.fromkeys(words.split(","), target)
+    return {name: options[name] for name in ("cpu", "memory", "blkio", "pids") if name in options}
+
+
+def test_on_a_hybrid_host_each_controller_of_v1_is_noted_with_its_place_and_the_remedy(check):
+    bound = bound_to_v1()
+    if not bound:
+        pytest.skip("no controller that limits need is bound to cgroup v1 here")
+    done = check("--format", "json")
+    assert done.returncode == 0
+    notes = findings(done, "note")
+    for name, place in bound.items():
+        detail = notes["io" if name == "blkio" else name]
+        assert f"bound to cgroup v1 at {place}" in detail
+        assert "Without it there is no --" in detail
+    assert any("cgroup_no_v1=" in detail for detail in notes.values())
+
+
 def test_text_and_json_say_the_same(check):
     text, structured = check(), check("--format", "json")
     assert structured.returncode == text.returncode == 0

@@ -289,6 +289,46 @@ async def test_pause_and_resume_as_json_say_which(cli, service, command):
     assert json.loads(result.stdout) == {"job_id": job_id}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "doing"),
+    [
+        (["pause"], "pause"),
+        (["resume"], "resume"),
+        (["update", "--pids-max", "5"], "change the limits of"),
+    ],
+)
+async def test_what_the_server_says_in_the_same_words_is_said_once(cli, service, arguments, doing):
+    job_id = service.add().job.id
+    sentence = f"cannot {doing} job {job_id}: it has ended"
+    refusal = Refusal(grpc.StatusCode.FAILED_PRECONDITION, sentence)
+    service.refusals = {method: [refusal] for method in ("Pause", "Resume", "UpdateLimits")}
+    result = await cli(*arguments, job_id)
+    assert result.stderr == f"jobworker-cli: {sentence}\n"
+    assert result.status == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--follow", "--interval", "99ms"], "Invalid value for '--interval': '99ms' is less than"),
+        (["--interval", "5s"], "--interval is of no use without --follow"),
+    ],
+)
+async def test_an_interval_that_cannot_be_is_wrong_usage(cli, service, arguments, hint):
+    result = await cli("stats", *arguments, service.add().job.id)
+    assert result.status == 2
+    assert hint in result.stderr
+    assert service.requests == []
+
+
+async def test_the_stats_of_a_finished_job_are_a_block_also_if_followed(cli, service):
+    job = service.add()
+    job.job.usage.cpu_user_us = job.job.usage.cpu_system_us = 500_000
+    once, followed = [await cli("stats", *flag, job.job.id) for flag in ([], ["--follow"])]
+    assert followed.stdout == once.stdout
+    assert b"usage      1s CPU" in followed.stdout
+
+
 async def test_stats_show_one_sample(cli, service):
     job = service.add(status=RUNNING)
     job.samples = [pb.StatsResponse(memory_current=2**20, pids_current=3)]

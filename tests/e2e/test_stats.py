@@ -4,11 +4,12 @@ import asyncio
 import json
 import signal
 import subprocess
-from itertools import pairwise
+import time
 
 import grpc
 import pytest
 
+from jobworker.rpc.resume import StreamInterrupted
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from tests.support.jobs import sh
 from tests.support.waiting import PATIENCE
@@ -72,6 +73,7 @@ async def test_following_goes_on_to_the_end(server, gate):
     async with server().client() as client:
         job_id = (await client.start(sh(f"{gate.wait}; exit 4"))).job_id
         samples = []
+        begun = time.monotonic()
         async with asyncio.timeout(PATIENCE):
             async for each in client.stats(job_id, follow=True, interval=0.1):
                 samples.append(each)
@@ -83,9 +85,7 @@ async def test_following_goes_on_to_the_end(server, gate):
         assert end.usage == (await client.status(job_id)).job.usage
         used = [each.usage.cpu_user_us + each.usage.cpu_system_us for each in samples]
         assert used == sorted(used)
-        moments = [each.time.ToNanoseconds() / 1e9 for each in live]
-        gaps = [later - sooner for sooner, later in pairwise(moments)]
-        assert min(gaps) > 0.05
+        assert len(live) <= (time.monotonic() - begun) / 0.1 + 1
 
 
 async def test_a_short_job_is_followed_to_its_end_without_delay(server):
@@ -120,11 +120,11 @@ async def test_a_server_that_shuts_down_says_so_to_those_who_watch(server):
     running = server()
     async with running.client() as client:
         job_id = (await client.start(sh("sleep 1000"))).job_id
-        stream = client.stats(job_id, follow=True, interval=3600)
+        stream = client.stats(job_id, follow=True, interval=3600, give_up_after=0)
         await anext(stream)
         assert await asyncio.to_thread(running.terminate) == 0
-        code, details = await refusal(stream)
-        assert (code, "shutting down" in details) == ("UNAVAILABLE", True)
+        with pytest.raises(StreamInterrupted, match="shutting down"):
+            await anext(stream)
         await asyncio.to_thread(running.restart)
         await client.stop(job_id, grace=0)
 
@@ -147,10 +147,10 @@ def test_the_command_line_follows_line_by_line(server):
     command = running.cli_command("stats", "--follow", "--interval", "100ms", job_id)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as following:
         assert following.stdout is not None
-        lines = [following.stdout.readline().decode() for _ in range(4)]
-        assert lines[0].split() == ["TIME", "CPU", "MEMORY", "READ", "WRITTEN", "PIDS", "STATUS"]
-        assert lines[1].split()[1] == "-"
-        assert float(lines[2].split()[1].removesuffix("%")) > 1
+        lines = (following.stdout.readline().decode().split() for _ in range(100))
+        assert next(lines) == ["TIME", "CPU", "MEMORY", "READ", "WRITTEN", "PIDS", "STATUS"]
+        assert next(lines)[1] == "-"
+        assert any(float(line[1].removesuffix("%")) > 1 for line in lines)
         assert running.cli("stop", "--grace", "0", job_id).returncode == 0
         rest, said = following.communicate(timeout=PATIENCE)
     assert rest.decode().splitlines()[-1].endswith("stopped (SIGKILL)")

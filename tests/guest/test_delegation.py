@@ -14,13 +14,13 @@ import pytest
 from jobworker.auth import certs as development_certs
 from jobworker.cgroups.controllers import CONTROLLERS
 from jobworker.rpc.v1 import jobworker_pb2 as pb
+from tests.guest.measuring import MIB
 from tests.support.delegation import ENTER, DelegatedServer, delegate_to_nobody, mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-MIB = 2**20
 SLEEP = pb.Command(name="sleep", args=["1000"])
 
 

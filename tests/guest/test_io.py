@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jobworker.rpc.v1 import jobworker_pb2 as pb
-from tests.guest.measuring import MIB, measured, within
+from tests.guest.measuring import DISK, MIB, measured, within
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-DISK = "/dev/vda"
 QUEUE = Path("/sys/block/vda/queue")
 READ = ("dd", f"if={DISK}", "of=/dev/null", "iflag=direct")
 WRITE = ("dd", "if=/dev/zero", f"of={DISK}", "oflag=direct")
@@ -190,3 +189,23 @@ async def test_two_reading_jobs_share_a_disk_by_their_weights(
         holds=result.holds,
     )
     assert result.holds
+
+
+async def test_weight_that_no_disk_heeds_is_said_when_a_job_is_started_and_changed(client, jobs):
+    job_id = await jobs.start("sleep", "1000", limits=pb.Limits(io_weight=200))
+    started = (await client.status(job_id)).job
+
+    changed = await client.update_limits(job_id, pb.Limits(io_weight=300))
+
+    for warnings in (started.warnings, changed.warnings):
+        (warning,) = warnings
+        assert warning.startswith("io_weight has no effect: no disk has the scheduler bfq")
+
+
+@pytest.mark.parametrize("scheduler", ["iocost", "bfq"])
+async def test_weight_that_a_disk_heeds_comes_without_a_warning(scheduler, request, client, jobs):
+    request.getfixturevalue(scheduler)
+    job_id = await jobs.start("sleep", "1000", limits=pb.Limits(io_weight=200))
+
+    assert not (await client.status(job_id)).job.warnings
+    await jobs.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import uuid
@@ -11,46 +10,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from jobworker.cgroups import CpuMax, DeviceLimit, Limits, Service
+from jobworker.cgroups import Service
 from jobworker.cgroups.controllers import CONTROLLERS
 from jobworker.cgroups.files import Files
 from jobworker.cgroups.limits import TABLE, Row
 from jobworker.errors import ControllerUnavailable
 from jobworker.testing.contract import CORE_CHECKS, LIMIT_CHECKS, Site
+from tests.guest.measuring import DISK, device_number, one_of_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-MIB = 2**20
-DISK = "/dev/vda"
-
-
-def one_of_each(disk: str) -> dict[str, Limits]:
-    """Return a value for each limit; a burst needs a quota."""
-    some = (DeviceLimit(disk, 1000 * 4096),)
-    return {
-        "memory_min": Limits(memory_min=MIB),
-        "memory_low": Limits(memory_low=MIB),
-        "memory_high": Limits(memory_high=64 * MIB),
-        "memory_max": Limits(memory_max=64 * MIB),
-        "memory_swap_max": Limits(memory_swap_max=MIB),
-        "memory_oom_group": Limits(memory_oom_group=True),
-        "cpu_weight": Limits(cpu_weight=200),
-        "cpu_max": Limits(cpu_max=CpuMax(50_000)),
-        "cpu_burst_max": Limits(cpu_max=CpuMax(50_000), cpu_burst_max=10_000),
-        "io_weight": Limits(io_weight=200),
-        "io_max_rbps": Limits(io_max_rbps=some),
-        "io_max_wbps": Limits(io_max_wbps=some),
-        "io_max_riops": Limits(io_max_riops=some),
-        "io_max_wiops": Limits(io_max_wiops=some),
-        "pids_max": Limits(pids_max=100),
-    }
-
-
-def device_number(path: str) -> str:
-    """Return a device in the form in which the kernel names it."""
-    device = Path(path).stat().st_rdev
-    return f"{os.major(device)}:{os.minor(device)}"
 
 
 @pytest.fixture

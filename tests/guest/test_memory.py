@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jobworker.rpc.v1 import jobworker_pb2 as pb
-from tests.guest.measuring import MIB, counters, number
+from tests.guest.measuring import DISK, MIB, counters, number
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tests.guest.conftest import Jobs
 
 BUSYBOX = "/run/guest/bin/busybox"
-DISK = Path("/dev/vda")
 
 
 def allocates(mebibytes: int) -> str:
@@ -145,7 +144,7 @@ class Contest:
 @pytest.fixture
 def contest(jobs: Jobs) -> Iterator[Contest]:
     """Two jobs that compete for memory."""
-    with DISK.open("rb"):  # What is cached of it goes when its last user closes it.
+    with Path(DISK).open("rb"):  # What is cached of it goes when its last user closes it.
         yield Contest(jobs)
 
 

@@ -17,13 +17,12 @@ from jobworker.cgroups.files import Files
 from jobworker.cgroups.limits import TABLE
 from jobworker.errors import ControllerUnavailable, LimitNotApplied
 from jobworker.rpc.v1 import jobworker_pb2 as pb
-from tests.guest.test_kernel import DISK, device_number, one_of_each
+from tests.guest.measuring import DISK, MIB, device_number, one_of_each
 from tests.support.jobs import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MIB = 2**20
 BUSY = ("sh", "-c", "while :; do :; done")
 TAKEN_AWAY = {
     "memory_min": Limits(memory_min=0),
@@ -168,7 +167,7 @@ async def test_memory_max_below_what_a_job_has_ends_it_for_want_of_memory(client
         "memory_max",
         "memory.max",
         asked="16 MiB for a job that has 64 MiB",
-        measured=f"{job.usage.oom_kills} processes killed",
+        measured=f"{(kills := job.usage.oom_kills)} process{'' if kills == 1 else 'es'} killed",
         holds=holds,
     )
     assert holds

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import jobworker.errors
@@ -81,11 +82,18 @@ def test_errors_imports_nothing():
     assert [ast.unparse(node) for node in imports] == ["from __future__ import annotations"]
 
 
+@cache
+def modules() -> dict[Path, ast.Module]:
+    """Return the program's modules, parsed."""
+    paths = SOURCE.joinpath("jobworker").rglob("*.py")
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in paths}
+
+
 def imported_packages() -> set[str]:
     """Return the top-level names that the program's modules import, wherever in them."""
     names = set()
-    for path in SOURCE.joinpath("jobworker").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for module in modules().values():
+        for node in ast.walk(module):
             if isinstance(node, ast.Import):
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
@@ -105,8 +113,8 @@ def test_every_module_that_calls_itself_pure_is_held_to_it():
     linter = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["importlinter"]
     (contract,) = [each for each in linter["contracts"] if each["id"] == "pure"]
     pure = set()
-    for path in SOURCE.joinpath("jobworker").rglob("*.py"):
-        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    for path, module in modules().items():
+        docstring = ast.get_docstring(module) or ""
         if re.search(r"\bPure[.:]", docstring):
             pure.add(".".join(path.relative_to(SOURCE).with_suffix("").parts))
     assert pure <= set(contract["source_modules"])
@@ -123,3 +131,26 @@ def test_every_test_that_the_architecture_names_exists():
     there = {name for text in texts for name in re.findall(r"def (test_\w+)\(", text)}
     assert named
     assert named <= there
+
+
+def modules_on_the_map() -> set[str]:
+    """Return the files that "Where things are" names, relative to the package."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    (tree,) = re.findall(r"^src/jobworker/\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    named, package = set(), ""
+    for line in tree.splitlines():
+        if begins := re.match(r"  (\w+)(/|\.py)", line):
+            package = f"{begins[1]}/" if begins[2] == "/" else ""
+        named |= {package + name for name in re.findall(r"\w+\.py", line)}
+    return named
+
+
+def test_the_map_in_the_architecture_names_every_module_and_no_other():
+    package = SOURCE / "jobworker"
+    paths = (path.relative_to(package) for path in package.rglob("*.py"))
+    there = {
+        str(path)
+        for path in paths
+        if path.stem not in {"__init__", "__main__"} and not path.is_relative_to("rpc/v1")
+    }
+    assert modules_on_the_map() == there

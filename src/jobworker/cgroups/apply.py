@@ -18,7 +18,7 @@ from jobworker.errors import (
 from jobworker.exhaustion import exhausted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from jobworker.cgroups.cgroup import Cgroup
     from jobworker.cgroups.change import Step
@@ -29,14 +29,26 @@ if TYPE_CHECKING:
 class Changed:
     """A change of limits that was made: `limits` are those in force now."""
 
-    def __init__(self, applier: Applier, steps: Sequence[Step], limits: Limits) -> None:
+    def __init__(
+        self,
+        applier: Applier,
+        steps: Sequence[Step],
+        limits: Limits,
+        then: Callable[[], None],
+    ) -> None:
         self.limits = limits
         self._applier = applier
         self._steps = steps
+        self._then = then
 
     def undo(self) -> None:
         """Bring back what was there before. Raises LimitNotApplied if that fails."""
-        if failures := self._applier.undo(self._steps):
+        failures = self._applier.undo(self._steps)
+        try:
+            self._then()
+        except LimitNotApplied as error:
+            failures.append(str(error))
+        if failures:
             raise LimitNotApplied("; ".join(failures))
 
 
@@ -75,10 +87,7 @@ class Applier:
         try:
             return self._cgroup.limits()
         except (OSError, parse.MalformedText) as error:
-            raise LimitNotApplied(
-                f"cannot change the limits of job {self._cgroup.id}: those in force cannot be "
-                f"read: {error}"
-            ) from error
+            raise self._unreadable(error) from error
 
     def apply(self, wanted: Sequence[Setting]) -> None:
         """Write all settings, then read all of them back.
@@ -90,14 +99,19 @@ class Applier:
         for setting in wanted:
             self._read_back(setting)
 
-    def change(self, wanted: Sequence[Setting]) -> Changed:
+    def change(self, wanted: Sequence[Setting], then: Callable[[], None]) -> Changed:
         """Apply settings to a cgroup in use, or bring back what was there before.
 
-        Raises what `apply` raises; where something could not be brought back, that is said.
+        `then` follows once the whole change is undone later, and may raise LimitNotApplied. Raises
+        what `apply` raises; where something could not be brought back, that is said.
         """
         names = {setting.file: None for setting in wanted} | dict.fromkeys(JUDGED_BY)
         there = [name for name in names if self._files.exists(self._path(name))]
-        steps = plan(wanted, {name: self._read(name) for name in there})
+        contents = {name: self._read(name) for name in there}
+        try:
+            steps = plan(wanted, contents)
+        except parse.MalformedText as error:
+            raise self._unreadable(error) from error
         done: list[Step] = []
         try:
             for step in steps:
@@ -105,7 +119,7 @@ class Applier:
                 done.append(step)
             for step in steps:
                 self._read_back(step.setting)
-            return Changed(self, steps, self.in_force())
+            return Changed(self, steps, self.in_force(), then)
         except CgroupUnavailable:
             raise
         except BaseException as error:
@@ -130,6 +144,12 @@ class Applier:
             if failures:
                 break
         return failures
+
+    def _unreadable(self, error: Exception) -> LimitNotApplied:
+        return LimitNotApplied(
+            f"cannot change the limits of job {self._cgroup.id}: those in force cannot be read: "
+            f"{error}"
+        )
 
     def _write(self, setting: Setting) -> None:
         try:

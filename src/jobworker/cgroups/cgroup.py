@@ -125,17 +125,37 @@ class Cgroup:
         `main` is a pidfd of the job's main process: that gets them too, and once, wherever it has
         gone (a process of root can leave its cgroup). No other process outside ever gets them, even
         if pids are reused meanwhile. Processes born during the call get them too, unless they are
-        born faster than they can be found. Returns how many processes were addressed. Raises
-        OSError (EPERM, EMFILE) or MalformedText.
+        born faster than they can be found. Returns how many processes were addressed, without a
+        main process that was reaped. Raises OSError (EPERM, EMFILE) or MalformedText.
         """
         addressed: set[int] = set()
         if main is not None:
-            addressed.add(_pid_of(main))
+            pid = _pid_of(main)
+            if pid > 0:
+                addressed.add(pid)
             _send(main, signums)
         for _ in range(SIGNAL_PASSES):
             if not self._signal_members(signums, addressed):
                 break
         return len(addressed)
+
+    def ask_to_end(self, signum: int, main: int | None = None) -> None:
+        """Send a signal as `signal` does, and let what is stopped or frozen hear it.
+
+        A stopped process hears it only when it goes on, so SIGCONT follows (as systemd.kill(5)
+        does), unless the signal is that one or one that stops. A frozen cgroup is thawed after the
+        signals, so that nothing of it runs before it has them, and even if they could not be sent.
+        Raises the first OSError or MalformedText, after all was tried.
+        """
+        try:
+            self.signal(*_with_continue(signum), main=main)
+        except (OSError, parse.MalformedText) as error:
+            try:
+                self.thaw()
+            except OSError as another:
+                error.add_note(f"nor could it be thawed: {another}")
+            raise
+        self.thaw()
 
     def kill(self, main: int | None = None) -> None:
         """Send SIGKILL to all processes, nested cgroups included, and to those being born.
@@ -151,6 +171,13 @@ class Cgroup:
         finally:
             if main is not None:
                 _send(main, (_SIGKILL,))
+
+    def freezing(self) -> bool:
+        """Tell whether the kernel was asked to freeze the cgroup, be it done or not.
+
+        False if it is gone, or before Linux 5.2. Raises OSError or MalformedText.
+        """
+        return self._read_if_there(self._file("cgroup.freeze")) == "1\n"
 
     def freeze(self, frozen: bool) -> None:
         """Ask the kernel to freeze the cgroup and all nested in it, or to let it go on (Linux 5.2).
@@ -325,7 +352,10 @@ def _process_of(thread: int) -> int:
 
 
 def _pid_of(pidfd: int) -> int:
-    """Return the pid that a pidfd means, -1 if it was reaped (Pid in proc(5), Linux 5.5)."""
+    """Return the pid that a pidfd means (Pid in proc(5)).
+
+    It is -1 if the process was reaped (Linux 5.5), 0 if that cannot be known.
+    """
     return _number(f"/proc/self/fdinfo/{pidfd}", "Pid:")
 
 
@@ -370,6 +400,14 @@ def _send(pidfd: int, signums: Iterable[int]) -> None:
             pidfd_send_signal(pidfd, signum)
     except ProcessLookupError:
         return
+
+
+def _with_continue(signum: int) -> tuple[int, ...]:
+    from signal import SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU  # noqa: PLC0415 - as in _send
+
+    if signum in (SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU):
+        return (signum,)
+    return (signum, SIGCONT)
 
 
 def _single(text: str, source: str) -> dict[str, int]:

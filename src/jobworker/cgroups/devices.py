@@ -6,6 +6,7 @@ block/blk-cgroup.c). Device mapper, loop and other virtual devices are whole dev
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from jobworker.cgroups.limits import DeviceLimit, Limits
-from jobworker.errors import InvalidArgument
+from jobworker.errors import FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,14 +66,32 @@ class Devices:
         """Return the MAJOR:MINOR of all disks that hardware, real or virtual, stands behind.
 
         These have a ``device`` in /sys/block; loop, ram, zram, md and device mapper have none.
-        The single paths of a multipath NVMe disk are hidden and have no number.
+        The single paths of a multipath NVMe disk are hidden and have no number. Raises
+        FailedPrecondition if there is no /sys/block.
         """
         numbers = []
-        for disk in sorted((self._sysfs / "block").iterdir()):
+        block = self._sysfs / "block"
+        try:
+            disks = sorted(block.iterdir())
+        except OSError as error:
+            raise FailedPrecondition(
+                f"cannot find out which disks there are: {block}: {error.strerror}; name the "
+                "devices to limit as MAJOR:MINOR or by their nodes, or mount sysfs"
+            ) from error
+        for disk in disks:
             number = disk / "dev"
             if (disk / "device").exists() and number.exists():
                 numbers.append(number.read_text().strip())
         return numbers
+
+    def uses_scheduler(self, name: str) -> bool:
+        """Tell whether any disk has the I/O scheduler (the one in brackets; Linux's blk-mq)."""
+        for file in (self._sysfs / "block").glob("*/queue/scheduler"):
+            # A disk may be taken away meanwhile.
+            with contextlib.suppress(OSError):
+                if f"[{name}]" in file.read_text().split():
+                    return True
+        return False
 
     def whole_device(self, name: str) -> str:
         """Return the MAJOR:MINOR of the disk that a node, a partition or a number means.

@@ -130,7 +130,7 @@ class Limits:
         if burst is None:
             return
         if burst and quota == MAX:
-            raise InvalidArgument("limits.cpu_burst_max", "a burst needs a quota: set cpu_max too")
+            raise InvalidArgument("limits.cpu_burst_max", "a burst needs a quota; set one too")
         if not 0 <= burst <= quota:
             raise InvalidArgument(
                 "limits.cpu_burst_max", f"{burst} µs is not between 0 and the quota of {quota} µs"

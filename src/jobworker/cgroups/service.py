@@ -1,25 +1,26 @@
-"""The tree of all jobs' cgroups: mounting it, enabling controllers, creating and removing cgroups.
+"""The tree of all jobs' cgroups: enabling controllers, creating and removing cgroups.
 
 Nothing above the root that it was given is ever written to. Several servers may share a root.
 """
 
 from __future__ import annotations
 
-import enum
 import errno
+import functools
 import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from jobworker.cgroups import change, delegation, parse, protection
+from jobworker.cgroups import change, parse, protection, weights
 from jobworker.cgroups.apply import Applier, Changed
 from jobworker.cgroups.cgroup import Cgroup
 from jobworker.cgroups.controllers import CONTROLLERS, Controller, Hierarchy, diagnose, unbound
 from jobworker.cgroups.devices import Devices
 from jobworker.cgroups.files import GONE, Files
-from jobworker.cgroups.limits import Limits, Setting, settings
+from jobworker.cgroups.limits import DEFAULT_WEIGHT, Limits, Setting, settings
 from jobworker.cgroups.mounts import Mounts
+from jobworker.cgroups.root import RootDirectory, problem
 from jobworker.errors import CgroupUnavailable, ControllerUnavailable, LimitNotApplied
 from jobworker.exhaustion import exhausted
 from jobworker.ids import parse_job_id
@@ -45,16 +46,6 @@ _BOUNDS: Final = {"cgroup.max.depth": "32", "cgroup.max.descendants": "1024"}
 """What a job may nest in its cgroup (Linux 4.14). A job that runs as root can change it."""
 
 
-class _Place(enum.Enum):
-    """What is at the place where the jobs' cgroups are to be."""
-
-    CGROUP = enum.auto()
-    EMPTY = enum.auto()
-    """An empty directory, to mount cgroup2 at."""
-    MISSING = enum.auto()
-    """Nothing: a directory to mount cgroup2 at has to be made."""
-
-
 class Service:
     """Creates and removes the cgroups of jobs below ``root/jobworker``.
 
@@ -78,8 +69,7 @@ class Service:
         self._mounts = mounts or Mounts()
         self._devices = devices or Devices()
         self._page_size = os.sysconf("SC_PAGE_SIZE")
-        self._made_root = False
-        self._mounted = False
+        self._root = RootDirectory(root, self._files, self._mounts)
         self._refusals: dict[str, str] = {}
         # Limits may be changed in threads, and each claim adds up what all jobs have.
         self._claiming = threading.Lock()
@@ -91,12 +81,7 @@ class Service:
         May be called again at any time. A controller that cannot be enabled is no error here but
         when a limit needs it: see `controllers`. Raises CgroupUnavailable.
         """
-        match self._place():
-            case _Place.MISSING:
-                self._make_root()
-                self._mount()
-            case _Place.EMPTY:
-                self._mount()
+        self._root.prepare()
         directory = str(self.directory)
         try:
             self._files.make_cgroup(directory)
@@ -105,7 +90,7 @@ class Service:
         except OSError as error:
             raise _not_created(f"the cgroup {directory}", error) from error
         self._check_writable()
-        self._leave_root()
+        self._root.leave()
         self._refusals = {}
         for path in (str(self.root), directory):
             self._enable_controllers(path)
@@ -116,26 +101,18 @@ class Service:
         Raises CgroupUnavailable, with the same words as `setup`, if it could not be done. What
         nobody can foresee is a kernel that refuses for reasons of its own (a security module).
         """
-        place = self._place()
         home = f"jobs will live in {self.directory}"
-        if place is _Place.CGROUP:
-            move = self._foreseen_move()
-            if self._files.exists(str(self.directory)):
-                self._check_writable()
-                return f"{home}, which is there{move}"
-            try:
-                self._files.check_writable(str(self.root))
-            except OSError as error:
-                raise _not_created(f"the cgroup {self.directory}", error) from error
-            return f"{home}, which will be created{move}"
-        self._check_mount()
-        if place is _Place.EMPTY:
-            return f"{home}; cgroup2 will be mounted at {self.root}"
+        if preparation := self._root.check_prepare():
+            return f"{home}; {preparation}"
+        move = self._root.foreseen_move()
+        if self._files.exists(str(self.directory)):
+            self._check_writable()
+            return f"{home}, which is there{move}"
         try:
-            self._mounts.check_make_directory(str(self.root))
+            self._files.check_writable(str(self.root))
         except OSError as error:
-            raise _no_mount_point(str(self.root), error) from error
-        return f"{home}; {self.root} will be created, and cgroup2 mounted there"
+            raise _not_created(f"the cgroup {self.directory}", error) from error
+        return f"{home}, which will be created{move}"
 
     def create_cgroup(self, job_id: str, limits: Limits = NO_LIMITS) -> Cgroup:
         """Create a job's cgroup; its limits are in force when this returns.
@@ -147,6 +124,9 @@ class Service:
         cgroup = self.cgroup(job_id)
         limits.check()
         wanted = settings(self._devices.resolve(limits))
+        if not self._are_enabled(wanted):
+            # Another server's cleanup may have taken the directory away.
+            self.setup()
         self._require_controllers(job_id, wanted)
         self._make(cgroup)
         try:
@@ -158,8 +138,12 @@ class Service:
         except BaseException as error:
             try:
                 cgroup.remove()
-            except OSError as leftover:
+            except (OSError, parse.MalformedText) as leftover:
                 error.add_note(f"the cgroup is still there: {leftover}")
+            try:
+                self._claim_protection(job_id, limits)
+            except LimitNotApplied as leftover:
+                error.add_note(str(leftover))
             raise
         return cgroup
 
@@ -168,21 +152,38 @@ class Service:
 
         Either all of them are in force and read back when this returns, or those from before are.
         It may take long: the kernel reclaims memory above a lower memory.high or memory.max before
-        the write returns. Raises InvalidArgument, ControllerUnavailable, LimitNotApplied (which
-        says so if something could not be set back), ResourceExhausted, or CgroupUnavailable if the
-        cgroup is gone.
+        the write returns. So it may run in a thread, and never sets up. Raises InvalidArgument,
+        ControllerUnavailable, LimitNotApplied (which says so if something could not be set back),
+        ResourceExhausted, or CgroupUnavailable if the cgroup is gone.
         """
         applier = self._applier(self.cgroup(job_id))
         change.check(applier.in_force(), limits)
         wanted = settings(self._devices.resolve(limits))
         self._require_controllers(job_id, wanted)
-        changed = applier.change(applier.present(wanted))
+        claim = functools.partial(self._claim_protection, job_id, limits)
+        changed = applier.change(applier.present(wanted), claim)
         try:
-            self._claim_protection(job_id, limits)
-        except LimitNotApplied:
-            changed.undo()
+            claim()
+        except LimitNotApplied as error:
+            try:
+                changed.undo()
+            except LimitNotApplied as another:
+                raise LimitNotApplied(f"{error}; {another}") from error
             raise
         return changed
+
+    def warnings(self, limits: Limits) -> tuple[str, ...]:
+        """Return advice that keeps no job from starting: what is hardly meant, or has no effect."""
+        if limits.io_weight in (None, DEFAULT_WEIGHT) or not (why := self.weights_obstacle()):
+            return limits.warnings()
+        return (*limits.warnings(), f"io_weight {why}")
+
+    def weights_obstacle(self) -> str:
+        """Return that weights of disk I/O have no effect here, and why; empty if they have one."""
+        try:
+            return weights.obstacle(self._mounts.table(), self._files, self._devices)
+        except (OSError, parse.MalformedText) as error:
+            return f"may have no effect: cannot look at io.cost.qos: {error}"
 
     def cgroup(self, job_id: str) -> Cgroup:
         """Return the handle of a job's cgroup, whether it is there or not; touches nothing.
@@ -229,8 +230,7 @@ class Service:
             if error.errno in (errno.EBUSY, errno.ENOTEMPTY):
                 return
             raise
-        if self._mounted:
-            self._unmount()
+        self._root.release()
 
     def controllers(self) -> dict[str, Controller]:
         """Return the state of every controller that limits need, by name; changes nothing.
@@ -253,28 +253,6 @@ class Service:
         )
         return {name: diagnose(name, tree, mounts, subsystems) for name in CONTROLLERS}
 
-    def _place(self) -> _Place:
-        """Return what is at the root. Raises CgroupUnavailable if it can never hold cgroups."""
-        root = str(self.root)
-        try:
-            if self._mounts.is_cgroup2(root):
-                return _Place.CGROUP
-            if not self._mounts.is_missing(root):
-                if self._mounts.is_empty_directory(root):
-                    return _Place.EMPTY
-                raise CgroupUnavailable(
-                    f"cannot mount cgroup2 at {root}: it is not an empty directory; name another "
-                    "one, or a directory of a cgroup2 that is mounted already (--cgroup-root)"
-                )
-            if not self._mounts.is_cgroup2(str(self.root.parent)):
-                return _Place.MISSING
-        except OSError as error:
-            raise CgroupUnavailable(f"cannot look at {root}: {_problem(error)}") from error
-        raise CgroupUnavailable(
-            f"there is no cgroup {root}; create it and enable controllers for it "
-            f"({self.root.parent}/cgroup.subtree_control), or name one that is there"
-        )
-
     def _check_writable(self) -> None:
         """Raise CgroupUnavailable if no job's cgroup could be created in the jobs' directory."""
         try:
@@ -282,71 +260,9 @@ class Service:
         except OSError as error:
             raise _not_created(f"cgroups in {self.directory}", error) from error
 
-    def _check_mount(self) -> None:
-        """Raise CgroupUnavailable if cgroup2 could not be mounted anywhere."""
-        if not self._mounts.has_cgroup2():
-            raise _not_mounted(str(self.root), errno.ENODEV)
-        if not self._mounts.may_mount():
-            raise _not_mounted(str(self.root), errno.EPERM)
-
-    def _mount(self) -> None:
-        root = str(self.root)
-        try:
-            self._mounts.mount_cgroup2(root)
-        except OSError as error:
-            self._remove_root(root)
-            raise _not_mounted(root, error.errno or 0) from error
-        self._mounted = True
-
-    def _make_root(self) -> None:
-        try:
-            self._mounts.make_directory(str(self.root))
-        except OSError as error:
-            raise _no_mount_point(str(self.root), error) from error
-        self._made_root = True
-
-    def _remove_root(self, root: str) -> None:
-        if self._made_root:
-            self._mounts.remove_directory(root)
-            self._made_root = False
-
-    def _unmount(self) -> None:
-        root = str(self.root)
-        try:
-            self._mounts.unmount(root)
-        except OSError as error:
-            # Somebody has a file of it open, or works in it: then it is theirs to keep.
-            if error.errno != errno.EBUSY:
-                raise
-            return
-        self._mounted = False
-        self._remove_root(root)
-
-    def _leave_root(self) -> None:
-        try:
-            delegation.leave_root(str(self.root), self._files)
-        except OSError as error:
-            raise CgroupUnavailable(
-                f"cannot move the server out of {self.root} into {delegation.LEAF} below it: "
-                f"{_problem(error)}; start it there, or give it a cgroup root that belongs to its "
-                "user (--cgroup-root)"
-            ) from error
-
-    def _inner_processes(self) -> list[str]:
-        try:
-            return delegation.inner_processes(str(self.root), self._files)
-        except OSError:
-            return []  # It is setup that says why it cannot be used.
-
-    def _foreseen_move(self) -> str:
-        inner = self._inner_processes()
-        if len(delegation.others(inner)) == len(inner):
-            return ""
-        return f"; the server will move from {self.root} to {delegation.LEAF} below it"
-
     def _foreseen_refusals(self, offered: Iterable[str]) -> dict[str, str]:
         """Return what the kernel will say to controllers that the root does not pass on yet."""
-        if not (members := delegation.others(self._inner_processes())):
+        if not (members := self._root.others()):
             return {}
         missing = set(offered) - self._names(f"{self.root}/cgroup.subtree_control")
         return {
@@ -398,12 +314,10 @@ class Service:
                 raise
             return frozenset()
 
+    def _are_enabled(self, wanted: Iterable[Setting]) -> bool:
+        return {setting.controller for setting in wanted} <= self._enabled()
+
     def _require_controllers(self, job_id: str, wanted: Iterable[Setting]) -> None:
-        needed = {setting.controller for setting in wanted}
-        if needed <= self._enabled():
-            return
-        # Another server's cleanup may have taken the directory away.
-        self.setup()
         enabled = self._enabled()
         for setting in wanted:
             if setting.controller not in enabled:
@@ -425,7 +339,7 @@ class Service:
         except OSError as error:
             what = f"create the cgroup {cgroup.path}"
             raise exhausted(what, error.errno, meanings=_NO_MORE_CGROUPS) or CgroupUnavailable(
-                f"cannot {what}: {_problem(error)}"
+                f"cannot {what}: {problem(error)}"
             ) from error
 
     def _applier(self, cgroup: Cgroup) -> Applier:
@@ -480,14 +394,9 @@ class Service:
                     raise CgroupUnavailable(f"cannot limit {cgroup.path}: {error}") from error
 
 
-def _problem(error: OSError) -> str:
-    """Return the kernel's own words, without the file and text that `Files` adds."""
-    return os.strerror(error.errno or 0)
-
-
 def _refusal(path: str, name: str, error: OSError, members: list[str]) -> str:
     """Say that the kernel refuses a controller for the cgroups below one with `members`."""
-    reason = f"the kernel refused '+{name}' in {path}/cgroup.subtree_control: {_problem(error)}"
+    reason = f"the kernel refused '+{name}' in {path}/cgroup.subtree_control: {problem(error)}"
     if members:
         # cgroup-v2.rst, "No Internal Process Constraint"
         reason += (
@@ -499,24 +408,6 @@ def _refusal(path: str, name: str, error: OSError, members: list[str]) -> str:
 
 def _not_created(what: str, error: OSError) -> CgroupUnavailable:
     return CgroupUnavailable(
-        f"cannot create {what}: {_problem(error)}; run the server as root, "
+        f"cannot create {what}: {problem(error)}; run the server as root, "
         "or give it a cgroup root that belongs to its user (--cgroup-root)"
     )
-
-
-def _no_mount_point(root: str, error: OSError) -> CgroupUnavailable:
-    return CgroupUnavailable(f"cannot create {root} to mount cgroup2 at: {_problem(error)}")
-
-
-def _not_mounted(root: str, number: int) -> CgroupUnavailable:
-    if number in (errno.EPERM, errno.EACCES):
-        remedy = (
-            "that needs CAP_SYS_ADMIN; run the server as root, mount it beforehand "
-            f"(mount -t cgroup2 none {root}), or name a cgroup that belongs to the server's user "
-            "(--cgroup-root)"
-        )
-    elif number == errno.ENODEV:
-        remedy = "this kernel has no cgroup v2 (Linux 4.5 with CONFIG_CGROUPS)"
-    else:
-        remedy = os.strerror(number)
-    return CgroupUnavailable(f"cannot mount cgroup2 at {root}: {remedy}")

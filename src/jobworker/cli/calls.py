@@ -18,7 +18,7 @@ from jobworker.errors import ConfigError
 from jobworker.program import Interrupted
 from jobworker.rpc.channel import parse_target
 from jobworker.rpc.client import Client
-from jobworker.rpc.resume import OutputInterrupted, never_connected
+from jobworker.rpc.resume import OutputInterrupted, StreamInterrupted, never_connected
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -65,7 +65,7 @@ def call(
     except grpc.RpcError as error:
         if not never_connected(error):  # Else the error says what a warning suspects.
             warnings.show()
-        text = f"cannot {doing}: {explain(error, connection)}"
+        text = _cannot(doing, explain(error, connection))
         if in_doubt and _answer_was_lost(error):
             text += f"\n{in_doubt[0].upper()}{in_doubt[1:]}."
         raise Failure(text) from error
@@ -77,15 +77,23 @@ def call(
     except FileMissing as error:
         flag = f"--{error.setting} (or JOBWORKER_{error.setting.upper()}, or the context)"
         raise Failure(f"{error.problem}; check {flag}") from error
-    except OutputInterrupted as error:
+    except StreamInterrupted as error:
         lost = error.__cause__
         problem = explain(lost, connection) if isinstance(lost, grpc.RpcError) else error.problem
-        raise Failure(
-            f"cannot {doing} to its end: {problem}\n"
-            f"It was cut off at byte {error.offset}; --offset {error.offset} gets the rest."
-        ) from error
+        text = f"cannot {doing} to its end: {problem}"
+        if isinstance(error, OutputInterrupted):
+            text += (
+                f"\nIt was cut off at byte {error.offset}; --offset {error.offset} gets the rest."
+            )
+        raise Failure(text) from error
     warnings.show()
     return result
+
+
+def _cannot(doing: str, reason: str) -> str:
+    # The server begins some of its sentences with the same words.
+    words = f"cannot {doing}"
+    return reason if reason.startswith(f"{words}:") else f"{words}: {reason}"
 
 
 class _Warnings(logging.Handler):

@@ -1,4 +1,4 @@
-"""The program `jobworker-cli`: global flags, the table of commands, exit statuses and messages."""
+"""The program `jobworker-cli`: global flags, and the table of commands."""
 
 from __future__ import annotations
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _OLDEST_KERNEL: Final = (5, 7)
 _FULL_KERNEL: Final = (5, 14)
 _SOON_DAYS: Final = 30
+_FIGURES: Final = {"memory": "memory", "io": "I/O", "pids": "the number of processes"}
+"""What a job uses of, which only a controller counts; cpu.stat is there without one."""
 _NARROWEST: Final = 20
 _LITTLE_SPACE: Final = 256 * 1024 * 1024
 
@@ -130,22 +132,32 @@ def _cgroups(given: Path | None) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("cgroups", "limits", Verdict.NOTE, f"cannot look at controllers: {error}")
     else:
-        yield from controllers(found)
+        yield from controllers(found, service.weights_obstacle())
 
 
-def controllers(found: Mapping[str, cgroups.Controller]) -> Iterator[Finding]:
-    """Say of each controller which limits it makes possible; without one, jobs run unlimited."""
+def controllers(
+    found: Mapping[str, cgroups.Controller], weights_obstacle: str = ""
+) -> Iterator[Finding]:
+    """Say of each controller which limits it makes possible; without one, jobs run unlimited.
+
+    `weights_obstacle` is why --io-weight has no effect although its controller is there.
+    """
     flags = _flags_by_controller()
     bound = [controller for controller in found.values() if controller.bound_at]
     for name, controller in found.items():
         what = ", ".join(flags[name])
         if controller.available:
             yield Finding("cgroups", name, Verdict.OK, what)
+            if name == "io" and weights_obstacle:
+                detail = f"--io-weight {weights_obstacle}"
+                yield Finding("cgroups", "io.weight", Verdict.NOTE, detail)
             continue
         reason = controller.reason
         if len(bound) > 1 and controller in bound:
             reason = f"bound to cgroup v1 at {controller.bound_at}"
-        yield Finding("cgroups", name, Verdict.NOTE, f"{reason}. Without it there is no {what}")
+        figures = f", and no figures for {_FIGURES[name]}" if name in _FIGURES else ""
+        detail = f"{reason}. Without it there is no {what}{figures}"
+        yield Finding("cgroups", name, Verdict.NOTE, detail)
     if len(bound) > 1:
         detail = (
             "what is bound to cgroup v1 becomes free when the machine boots with "

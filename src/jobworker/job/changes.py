@@ -25,12 +25,19 @@ class Changes:
     async def run(self, job_id: str, change: Callable[[], Awaitable[None]]) -> None:
         """Carry out a change after those of the same job that came before.
 
-        A caller that is cancelled does not cancel it. Raises what `change` raises.
+        A caller that is cancelled does not cancel it, unless its turn has not come yet. Raises what
+        `change` raises.
         """
-        task = asyncio.create_task(self._in_turn(job_id, change))
+        turn = _Turn(self._locks.setdefault(job_id, asyncio.Lock()))
+        task = asyncio.create_task(turn.run(change))
         self._tasks.add(task)
         task.add_done_callback(self._done)
-        await asyncio.shield(task)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not turn.has_begun:
+                task.cancel()
+            raise
 
     async def close(self) -> None:
         """Cancel what is under way."""
@@ -38,11 +45,20 @@ class Changes:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _in_turn(self, job_id: str, change: Callable[[], Awaitable[None]]) -> None:
-        async with self._locks.setdefault(job_id, asyncio.Lock()):
-            await change()
-
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # The caller has it; if it is gone, nobody misses it.
+
+
+class _Turn:
+    """A change that waits until those before it are done."""
+
+    def __init__(self, lock: asyncio.Lock) -> None:
+        self._lock = lock
+        self.has_begun = False
+
+    async def run(self, change: Callable[[], Awaitable[None]]) -> None:
+        async with self._lock:
+            self.has_begun = True
+            await change()

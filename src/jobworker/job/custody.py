@@ -51,9 +51,9 @@ _RECONCILE_PATIENCE: Final = 3.0
 class Custody:
     """Holds the live jobs of a Service.
 
-    `on_change(job, record)` is called when a job has begun to run or has ended; it may raise in the
-    first case, and the launch fails. `abandon(job)` removes a job that turns out not to have
-    started. `connect` makes a connection to the shim.
+    `on_running(job, record)` is called when a job has begun to run; if it raises, the launch fails.
+    `on_ended(job, record)` is called when one has ended. `abandon(job)` removes a job that turns
+    out not to have started. `connect` makes a connection to the shim.
     """
 
     def __init__(
@@ -105,6 +105,11 @@ class Custody:
         """Return all live jobs."""
         return list(self._jobs.values())
 
+    def is_stopping(self, job: Job) -> bool:
+        """Whether a live job has been told to end, as far as this server knows."""
+        orphan = self._orphans.get(job.id)
+        return job.id in self._stops or (orphan is not None and orphan.told is not None)
+
     def __len__(self) -> int:
         return len(self._jobs)
 
@@ -138,7 +143,8 @@ class Custody:
     async def stop(self, job: Job, policy: StopPolicy) -> None:
         """Have a running job stopped, and return once it has ended.
 
-        Raises ShimUnavailable if no shim can be reached, and Unavailable if nobody knows the job.
+        Raises ShimUnavailable if no shim can be reached, Unavailable if nobody knows the job, and
+        JobNotFound if it turns out that it has never been started.
         """
         self._stops[job.id] = policy
         asked_again = False
@@ -156,6 +162,8 @@ class Custody:
             except JobNotFound:
                 if job.finished:
                     break
+                if job.id not in self._jobs:
+                    break  # It has ended, or was never started: waiting tells.
                 if asked_again:
                     raise Unavailable(f"cannot find out what became of job {job.id}") from None
                 asked_again = True
@@ -196,7 +204,7 @@ class Custody:
         if job.finished:
             return
         # Nothing is left of the cgroup, unless the shim failed to remove it, or died before it did.
-        self._clear(job)
+        self._remove_cgroup(job)
         self._finish(
             job,
             replace(
@@ -318,7 +326,8 @@ class Custody:
         if end is not None:
             self._conclude(job, end)
             return
-        usage, left = self._clear(job)
+        usage = self._usage(job)
+        left = self._remove_cgroup(job)
         status = outcome.conclude_orphan(job.record, orphan.told, processes.boot_id())
         message = "; ".join(part for part in (status.message, trouble, left) if part)
         self._finish(
@@ -332,17 +341,21 @@ class Custody:
             ),
         )
 
-    def _clear(self, job: Job) -> tuple[dict[str, int], str]:
-        """Read the usage of a job and remove its cgroup; return what went wrong in words."""
-        cgroup = self._cgroups.cgroup(job.id)
-        usage: dict[str, int] = {}
+    def _usage(self, job: Job) -> dict[str, int]:
         try:
-            usage = cgroup.usage()
-            cgroup.remove()
+            return self._cgroups.cgroup(job.id).usage()
+        except (OSError, ValueError):
+            log.exception("cannot read what job %s has used", job.id)
+            return {}
+
+    def _remove_cgroup(self, job: Job) -> str:
+        """Remove what may be left of a job's cgroup; return in words what went wrong."""
+        try:
+            self._cgroups.cgroup(job.id).remove()
         except (OSError, ValueError) as error:
-            log.exception("cannot clear the cgroup of job %s", job.id)
-            return usage, str(error)
-        return usage, ""
+            log.exception("cannot remove the cgroup of job %s", job.id)
+            return str(error)
+        return ""
 
 
 @asynccontextmanager

@@ -36,17 +36,29 @@ async def set_frozen(cgroup: Cgroup, *, frozen: bool) -> bool:
         cgroup.freeze(frozen)
         try:
             await asyncio.wait_for(wait_frozen(cgroup, frozen=frozen), PATIENCE)
+            _require_members(cgroup, what)
         except BaseException:
             if frozen and not was_frozen:
                 cgroup.freeze(frozen=False)
             raise
-        if not cgroup.populated():
-            raise _empty(what)
     except TimeoutError:
         raise FailedPrecondition(f"cannot {what}: {_why_not(frozen=frozen)}") from None
     except OSError as error:
         raise _refused(what, error) from error
     return was_frozen != frozen
+
+
+async def finish_freezing(cgroup: Cgroup) -> None:
+    """Bring a freeze that an earlier server began, and did not live to see, to one of its two ends.
+
+    Within `PATIENCE` the cgroup is frozen, or it goes on. Raises OSError.
+    """
+    if not cgroup.freezing() or is_frozen(cgroup):
+        return
+    try:
+        await asyncio.wait_for(wait_frozen(cgroup, frozen=True), PATIENCE)
+    except TimeoutError:
+        cgroup.freeze(frozen=False)
 
 
 def is_frozen(cgroup: Cgroup) -> bool:
@@ -70,6 +82,11 @@ def _refused(what: str, error: OSError) -> JobWorkerError:
     if error.errno in GONE:
         return _empty(what)
     return exhausted(what, error.errno) or FailedPrecondition(f"cannot {what}: {error}")
+
+
+def _require_members(cgroup: Cgroup, what: str) -> None:
+    if not cgroup.populated():
+        raise _empty(what)
 
 
 def _empty(what: str) -> FailedPrecondition:

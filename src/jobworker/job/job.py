@@ -6,7 +6,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from jobworker.errors import JobWorkerError
+from jobworker.errors import JobNotFound, JobWorkerError
 from jobworker.job import stats
 from jobworker.job.freezer import is_frozen
 from jobworker.job.state import State
@@ -40,6 +40,7 @@ class Job:
         self._watcher = watcher
         self._cgroup = cgroup
         self._finished = asyncio.Event()
+        self._forgotten = False
         if record.finished:
             self._finished.set()
 
@@ -72,9 +73,12 @@ class Job:
     def paused(self) -> bool:
         """Whether the kernel keeps all processes of the job frozen now, on whoever's behalf.
 
-        Raises OSError if the kernel cannot be asked.
+        Raises FailedPrecondition if the kernel cannot be asked, or ResourceExhausted.
         """
-        return self.status.state is State.RUNNING and is_frozen(self._cgroup)
+        try:
+            return self.status.state is State.RUNNING and is_frozen(self._cgroup)
+        except (OSError, ValueError) as error:
+            raise stats.unreadable(f"tell whether job {self.id} is paused", error) from error
 
     def publish(self, record: JobRecord) -> None:
         """Replace what is known; for the Service that owns the job."""
@@ -83,10 +87,28 @@ class Job:
             self._finished.set()
             self._watcher.wake(self.id)
 
+    def forget(self) -> None:
+        """Tell all who wait that the job did not start after all; for the Service."""
+        self._forgotten = True
+        self._finished.set()
+        self._watcher.wake(self.id)
+
     async def wait(self) -> JobStatus:
-        """Return the final status once the job has finished."""
+        """Return the final status once the job has finished.
+
+        Raises JobNotFound if it turns out that it has never been started.
+        """
         await self._finished.wait()
+        self._check_known()
         return self.status
+
+    def _check_known(self) -> None:
+        if self._forgotten:
+            raise JobNotFound(self.id)
+
+    def _final_size(self) -> int | None:
+        self._check_known()
+        return self._record.output_size
 
     async def sample(self) -> Sample:
         """Return what the job uses now, or has used if it has ended.
@@ -143,4 +165,4 @@ class Job:
         except BaseException:
             os.close(fd)
             raise
-        return follow(fd, offset=offset, final_size=lambda: self._record.output_size, watch=watch)
+        return follow(fd, offset=offset, final_size=self._final_size, watch=watch)

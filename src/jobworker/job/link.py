@@ -58,6 +58,10 @@ class Link:
             raise ShimUnavailable("the connection to the shim is closed")
         try:
             return await asyncio.wait_for(asyncio.shield(self._connection), PATIENCE)
+        except asyncio.CancelledError:
+            if not (self._closing and self._connection.cancelled()):
+                raise
+            raise ShimUnavailable("the connection to the shim has been closed") from None
         except TimeoutError:
             raise ShimUnavailable(
                 f"no shim can be reached; {self._run_dir}/shim.log and the server's log say why"

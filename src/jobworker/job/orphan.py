@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 from typing import TYPE_CHECKING, Final
 
 from jobworker.job.outcome import Told
@@ -19,13 +18,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_JOB_CONTROL: Final = (
-    signal.SIGCONT,
-    signal.SIGSTOP,
-    signal.SIGTSTP,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-)
 _RETRY: Final = 1.0
 """Seconds until a cgroup that could not be emptied is tried again."""
 
@@ -44,6 +36,7 @@ class Orphan:
         self._pidfd = pidfd
         self._main_process_known = main_process_known
         self._timers: list[asyncio.TimerHandle] = []
+        self._has_ended = False
         self.told: Told | None = None
         """Why it was told to end, if it was."""
 
@@ -54,11 +47,12 @@ class Orphan:
                 await wait_readable(self._pidfd)
             elif not self._main_process_known:
                 await wait_empty(self._cgroup)
+            self._has_ended = True
+            self._cancel_timers()
             while not await self._emptied():  # noqa: ASYNC110 - it waits for an event itself
                 await asyncio.sleep(_RETRY)
         finally:
-            for timer in self._timers:
-                timer.cancel()
+            self._cancel_timers()
             if self._pidfd is not None:
                 os.close(self._pidfd)
 
@@ -67,31 +61,27 @@ class Orphan:
         self._later(seconds, lambda: self.stop(policy, Told.TIMEOUT))
 
     def stop(self, policy: StopPolicy, told: Told = Told.STOP) -> None:
-        """Send the signal to all of the job now, and SIGKILL after the grace period."""
+        """Send the signal to all of the job now, and SIGKILL after the grace period.
+
+        A job whose main process has ended has ended by itself, whatever comes later.
+        """
+        if self._has_ended:
+            return
         self.told = self.told or told
         self._later(policy.grace, self._kill)
         if policy.grace > 0:
-            self._signal(policy.signal)
-            self._thaw()
+            try:
+                self._cgroup.ask_to_end(policy.signal, self._pidfd)
+            except (OSError, ValueError):
+                log.exception("cannot ask job %s to end; it will be killed", self._cgroup.id)
+
+    def _cancel_timers(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
 
     def _later(self, seconds: float, action: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         self._timers.append(loop.call_later(max(seconds, 0.0), action))
-
-    def _signal(self, signum: int) -> None:
-        # A stopped process hears the signal only when it goes on (systemd.kill(5)).
-        then = () if signum in _JOB_CONTROL else (signal.SIGCONT,)
-        try:
-            self._cgroup.signal(signum, *then, main=self._pidfd)
-        except (OSError, ValueError):
-            log.exception("cannot signal job %s; it will be killed", self._cgroup.id)
-
-    def _thaw(self) -> None:
-        """Let a job that is frozen use its grace period, now that the signal waits for it."""
-        try:
-            self._cgroup.thaw()
-        except OSError:
-            log.exception("cannot thaw job %s; it will be killed", self._cgroup.id)
 
     def _kill(self) -> None:
         try:

@@ -8,10 +8,12 @@ import logging
 import sqlite3
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from jobworker import cgroups, output, shim
 from jobworker.errors import (
@@ -41,11 +43,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_Result = TypeVar("_Result")
+
 DEFAULT_LOG_DIR: Final = Path("/var/log/jobworker")
 DEFAULT_STATE_DIR: Final = Path("/var/lib/jobworker")
 DEFAULT_RUN_DIR: Final = Path("/run/jobworker")
 DEFAULT_CGROUP_ROOT: Final = Path("/cgroup2")
 
+_ABANDON_PATIENCE: Final = 10.0
+"""Seconds that the caller of a start that failed waits until nothing is left of it."""
+_THREADS: Final = 4
+"""How many changes of limits may wait for the kernel at a time."""
 _LEAVING_PATIENCE: Final = 5.0
 """Seconds that what is under way is given to come to its end when the Service is left."""
 
@@ -101,6 +109,7 @@ class Service:
         self._starting: dict[str, asyncio.Task[Job]] = {}
         self._changes = Changes()
         self._leftovers: dict[str, Job] = {}
+        self._abandoning: dict[str, asyncio.Task[None]] = {}
         self._unrecorded: dict[str, Job] = {}
         self._closing = False
         self._exit = AsyncExitStack()
@@ -109,6 +118,8 @@ class Service:
         async with AsyncExitStack() as stack:
             for directory in dict.fromkeys((self._run_dir, self._state_dir)):
                 stack.enter_context(DirectoryLock.acquire(directory))
+            # Left before the locks are: until the kernel has answered, no other server may come.
+            self._threads = stack.enter_context(ThreadPoolExecutor(_THREADS, "limits"))
             output.prepare(self._log_dir)
             self._store = Store.open(self._state_dir / "jobs.db")
             stack.callback(self._store.close)
@@ -117,6 +128,7 @@ class Service:
             stack.push_async_callback(self._custody.close)
             await self._custody.open([self._job(record) for record in self._store.unfinished()])
             self._read_limits_again()
+            await self._finish_freezing()
             stack.push_async_callback(self._settle)
             self._exit = stack.pop_all()
         return self
@@ -173,7 +185,7 @@ class Service:
             owner=owner,
             spec=replace(spec, stdin=b""),
             created_at=time.time(),
-            warnings=spec.limits.warnings(),
+            warnings=self.cgroups.warnings(spec.limits),
         )
         self._store.insert(record, _digest(spec.stdin))
         job = self._job(record)
@@ -211,14 +223,32 @@ class Service:
 
     async def _abandon_quietly(self, job: Job) -> None:
         try:
-            await self._abandon(job)
-        except (OSError, sqlite3.Error, JobWorkerError):
-            log.exception("cannot remove what is left of job %s; trying again later", job.id)
+            async with asyncio.timeout(_ABANDON_PATIENCE):
+                await self._abandon(job)
+        except (TimeoutError, OSError, sqlite3.Error, JobWorkerError):
+            log.exception("cannot remove what is left of job %s now", job.id)
 
     async def _abandon(self, job: Job) -> None:
-        """Remove every trace of a job that did not start."""
-        self._custody.drop(job)
-        self._leftovers[job.id] = job
+        """Remove every trace of a job that did not start; those who wait for it are told.
+
+        However many want it, it is done once at a time, and goes on if they go away.
+        """
+        task = self._abandoning.get(job.id)
+        if task is None:
+            self._custody.drop(job)
+            self._leftovers[job.id] = job
+            job.forget()
+            task = asyncio.create_task(self._remove_traces(job))
+            self._abandoning[job.id] = task
+            task.add_done_callback(lambda task: self._abandoned(job, task))
+        await asyncio.shield(task)
+
+    def _abandoned(self, job: Job, task: asyncio.Task[None]) -> None:
+        del self._abandoning[job.id]
+        if not task.cancelled():
+            task.exception()  # The callers have it; what is left is tried again.
+
+    async def _remove_traces(self, job: Job) -> None:
         cgroup = self.cgroups.cgroup(job.id)
         cgroup.kill()
         await wait_empty(cgroup)
@@ -294,18 +324,24 @@ class Service:
 
     async def _update_limits(self, job: Job, limits: cgroups.Limits, user: str) -> None:
         # In a thread: the kernel may have to reclaim gigabytes before it answers.
-        changed = await asyncio.to_thread(self.cgroups.update_limits, job.id, limits)
+        changed = await self._in_thread(self.cgroups.update_limits, job.id, limits)
         if job.finished:
             raise FailedPrecondition(f"cannot change the limits of job {job.id}: it has ended")
-        record = replace(job.record, limits=changed.limits, warnings=changed.limits.warnings())
+        warnings = self.cgroups.warnings(changed.limits)
+        record = replace(job.record, limits=changed.limits, warnings=warnings)
         try:
             self._store.update(record)
         except BaseException:
-            await asyncio.to_thread(changed.undo)
+            await self._in_thread(changed.undo)
             self._release_protection()
             raise
         job.publish(record)
         self._on_change(Change("limits updated", job, user))
+
+    async def _in_thread(self, action: Callable[..., _Result], *arguments: object) -> _Result:
+        # Not in the event loop's own threads: they look users up, also while limits are changed.
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, partial(action, *arguments))
 
     def _read_limits_again(self) -> None:
         """Record the limits that are in force: an earlier server may have died changing some."""
@@ -316,12 +352,32 @@ class Service:
                 log.exception("cannot read the limits of job %s", job.id)
                 continue
             if job.status.state is State.RUNNING and limits != job.record.limits:
-                job.publish(replace(job.record, limits=limits, warnings=limits.warnings()))
+                warnings = self.cgroups.warnings(limits)
+                job.publish(replace(job.record, limits=limits, warnings=warnings))
                 self._store.update(job.record)
 
     async def _set_paused(self, job: Job, user: str, *, paused: bool) -> None:
-        if await freezer.set_frozen(self.cgroups.cgroup(job.id), frozen=paused):
+        cgroup = self.cgroups.cgroup(job.id)
+        if paused:
+            self._refuse_if_stopping(job)
+        changed = await freezer.set_frozen(cgroup, frozen=paused)
+        if paused and self._custody.is_stopping(job):
+            # A stop has come meanwhile: its grace period is for ending, not for standing still.
+            await freezer.set_frozen(cgroup, frozen=False)
+            self._refuse_if_stopping(job)
+        if changed:
             self._on_change(Change("paused" if paused else "resumed", job, user))
+
+    def _refuse_if_stopping(self, job: Job) -> None:
+        if self._custody.is_stopping(job):
+            raise FailedPrecondition(f"cannot pause job {job.id}: it is being stopped")
+
+    async def _finish_freezing(self) -> None:
+        for job in self._custody.jobs():
+            try:
+                await freezer.finish_freezing(self.cgroups.cgroup(job.id))
+            except (OSError, ValueError):
+                log.exception("cannot tell whether job %s is paused", job.id)
 
     async def _fetch_started(self, job_id: str) -> Job:
         """Return a job, once it is known whether its command could be executed."""
@@ -382,9 +438,12 @@ class Service:
 
     async def _settle(self) -> None:
         """Let launches and changes come to their end; an execve that hangs is not waited for."""
-        if under_way := [*self._starting.values(), *self._changes.under_way]:
+        launches = [*self._starting.values(), *self._abandoning.values()]
+        if under_way := [*launches, *self._changes.under_way]:
             await asyncio.wait(under_way, timeout=_LEAVING_PATIENCE)
         await self._changes.close()
+        for task in self._abandoning.values():
+            task.cancel()  # The next start removes what is left.
 
 
 def _digest(stdin: bytes) -> str:

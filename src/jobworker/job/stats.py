@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from jobworker.cgroups import Cgroup
+    from jobworker.errors import JobWorkerError
     from jobworker.job.job import Job
 
 DEFAULT_INTERVAL: Final = 1.0
 """Seconds between two samples."""
+_END_PATIENCE: Final = 3.0
+"""Seconds between the end of a cgroup and the news of the job's."""
 SHORTEST_INTERVAL: Final = 0.1
-"""Seconds; what happens in less is noise, and each sample is a dozen files to read."""
+"""Seconds; what happens in less is noise, and each sample is fourteen files to read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +56,17 @@ async def sample(job: Job, cgroup: Cgroup) -> Sample:
     """Return what a job uses now. Raises FailedPrecondition or ResourceExhausted.
 
     If its cgroup is gone its end is about to be known, and that is waited for: then it is final.
+    Only root can take the cgroup of a job away that goes on elsewhere.
     """
     if not job.finished:
         if (taken := _take(job.status, cgroup)) is not None:
             return taken
-        await job.wait()
+        try:
+            await asyncio.wait_for(job.wait(), _END_PATIENCE)
+        except TimeoutError:
+            raise FailedPrecondition(
+                f"cannot read what job {job.id} uses: its cgroup is gone, and it goes on elsewhere"
+            ) from None
     return _final(job)
 
 
@@ -81,6 +90,12 @@ async def samples(job: Job, cgroup: Cgroup, interval: float) -> AsyncGenerator[S
             continue
 
 
+def unreadable(what: str, error: OSError | ValueError) -> JobWorkerError:
+    """Return the error to raise when the kernel's files do not say what they should."""
+    number = error.errno if isinstance(error, OSError) else None
+    return exhausted(what, number) or FailedPrecondition(f"cannot {what}: {error}")
+
+
 def _take(status: JobStatus, cgroup: Cgroup) -> Sample | None:
     """Read a cgroup; None if it was gone before all of it was read."""
     if status.state is State.PENDING:
@@ -90,9 +105,7 @@ def _take(status: JobStatus, cgroup: Cgroup) -> Sample | None:
         # Last: as long as this file is there, so were the others.
         events = cgroup.events()
     except (OSError, ValueError) as error:
-        what = f"read what job {cgroup.id} uses"
-        number = error.errno if isinstance(error, OSError) else None
-        raise exhausted(what, number) or FailedPrecondition(f"cannot {what}: {error}") from error
+        raise unreadable(f"read what job {cgroup.id} uses", error) from error
     if "frozen" not in events:
         return None
     return Sample(

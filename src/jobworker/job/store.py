@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMA_VERSION: Final = 1
-_BUSY_PATIENCE: Final = 0.5
+BUSY_PATIENCE: Final = 0.5
 """Seconds that a foreign lock on the file may hold up the server."""
 
 _SCHEMA: Final = """
@@ -84,17 +84,20 @@ _UPDATE: Final = (
 class Store:
     """The registry in one file. Calls are short and synchronous; one thread uses it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patience: float) -> None:
         self._path = path
-        self._connection = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_PATIENCE)
+        self._connection = sqlite3.connect(path, isolation_level=None, timeout=patience)
         self._connection.row_factory = sqlite3.Row
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Open the registry, or create it (0600). Raises ConfigError if it cannot be used as is."""
+    def open(cls, path: Path, *, patience: float = BUSY_PATIENCE) -> Self:
+        """Open the registry, or create it (0600); wait `patience` seconds for a foreign lock.
+
+        Raises ConfigError if it cannot be used as is.
+        """
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-            store = cls(path)
+            store = cls(path, patience)
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(f"cannot open the registry {path}: {error}") from error
         try:

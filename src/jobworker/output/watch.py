@@ -99,11 +99,17 @@ class Watcher:
 
     It belongs to one event loop, and takes an inotify instance when there is something to watch.
     An output that the kernel will not watch (a limit is reached) is looked at every
-    `POLL_INTERVAL` instead. `inotify` makes the instance.
+    `poll_interval` seconds instead. `inotify` makes the instance.
     """
 
-    def __init__(self, inotify: Callable[[], Inotify] = Inotify) -> None:
+    def __init__(
+        self,
+        inotify: Callable[[], Inotify] = Inotify,
+        *,
+        poll_interval: float = POLL_INTERVAL,
+    ) -> None:
         self._make_inotify = inotify
+        self._poll_interval = poll_interval
         self._inotify: Inotify | None = None
         self._pause: asyncio.TimerHandle | None = None
         self._watches: dict[str, Watch] = {}
@@ -176,7 +182,7 @@ class Watcher:
                 "cannot watch the output of job %s: %s; looking every %d ms instead; %s",
                 watch.job_id,
                 error.strerror,
-                POLL_INTERVAL * 1000,
+                self._poll_interval * 1000,
                 _REMEDIES.get(error.errno or 0, "the kernel refuses inotify"),
             )
             self._schedule_poll()
@@ -210,7 +216,7 @@ class Watcher:
         self._pause = loop.call_later(PAUSE, self._listen, inotify)
 
     def _schedule_poll(self) -> None:
-        self._poll = asyncio.get_running_loop().call_later(POLL_INTERVAL, self._look)
+        self._poll = asyncio.get_running_loop().call_later(self._poll_interval, self._look)
 
     def _look(self) -> None:
         for watch in self._polled:

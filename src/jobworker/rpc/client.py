@@ -11,7 +11,7 @@ import grpc
 
 from jobworker.auth.tls import client_credentials
 from jobworker.rpc import channel
-from jobworker.rpc.resume import GIVE_UP_AFTER, OutputProgress, problem_of
+from jobworker.rpc.resume import FINISHED, GIVE_UP_AFTER, OutputProgress, Patience, problem_of
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from jobworker.rpc.v1 import jobworker_pb2_grpc
 
@@ -93,18 +93,44 @@ class Client:
         return await self._stub.Resume(pb.ResumeRequest(job_id=str(job_id)))
 
     async def stats(
-        self, job_id: UUID | str, *, follow: bool = False, interval: float | None = None
+        self,
+        job_id: UUID | str,
+        *,
+        follow: bool = False,
+        interval: float | None = None,
+        give_up_after: float = GIVE_UP_AFTER,
+        on_interrupted: Callable[[str], None] = lambda _problem: None,
     ) -> AsyncGenerator[pb.StatsResponse, None]:
         """Yield what a job uses: one sample, or with `follow` one every `interval` seconds.
 
         The last one is that of the job's end. None is the server's own interval, a second.
+        With `follow` a lost connection is taken up again as by `output`, with the samples of the
+        time between missing; after `give_up_after` seconds it raises StreamInterrupted.
         """
-        call = self._stub.Stats(channel.stats_request(job_id, follow=follow, interval=interval))
-        try:
-            async for message in call:
-                yield message
-        finally:
-            call.cancel()
+        patience = Patience(give_up_after)
+        finished = False
+        while not finished:
+            patience.asks(time.monotonic())
+            call = self._stub.Stats(channel.stats_request(job_id, follow=follow, interval=interval))
+            failure: grpc.RpcError | None = None
+            try:
+                async for message in call:
+                    patience.answered()
+                    patience.gets_ahead()
+                    finished = not follow or message.status.status in FINISHED
+                    yield message
+            except grpc.aio.AioRpcError as error:
+                if not follow:
+                    raise
+                failure = error
+            finally:
+                call.cancel()
+            if not finished:
+                now = time.monotonic()
+                delay = patience.lost(now, failure)
+                if patience.must_notify(now):
+                    on_interrupted(problem_of(failure))
+                await asyncio.sleep(delay)
 
     async def output(
         self,

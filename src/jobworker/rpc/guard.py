@@ -11,7 +11,7 @@ import logging
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 
 _caller: ContextVar[Identity] = ContextVar("caller")
 
-_MAX_DETAILS: Final = 2000
-"""Characters; gRPC's default bound for all metadata is 8 KiB."""
+_MAX_DETAILS: Final = 6000
+"""Bytes as they are encoded; gRPC's default bound for all metadata is 8 KiB."""
 
 _KINDS: Final[Mapping[tuple[bool, bool], tuple[str, Callable[..., Handler]]]] = {
     (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
@@ -206,7 +206,11 @@ def _current_task() -> asyncio.Task[Any]:
 
 def _shortened(details: str) -> str:
     """Cut what would not fit into the trailing metadata: a client would get no status at all."""
-    return details if len(details) <= _MAX_DETAILS else f"{details[:_MAX_DETAILS]}…"
+    text = details
+    # On the wire, all but printable ASCII is percent-encoded, byte by byte.
+    while len(quote(text)) > _MAX_DETAILS:
+        text = text[: len(text) // 2]
+    return text if text == details else f"{text}…"
 
 
 def _shutting_down() -> ShuttingDown:

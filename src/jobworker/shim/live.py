@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _RETRY: Final = 1.0
 """Seconds until a process that is traced is tried to be reaped again."""
-_STOPPING: Final = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 
 class _Moment(NamedTuple):
@@ -240,22 +239,13 @@ class LiveJob:
     def _ask_to_end(self, signum: int, grace: float) -> None:
         if grace > 0:
             try:
-                self.cgroup.signal(*_with_continue(signum), main=self.pidfd)
+                self.cgroup.ask_to_end(signum, self.pidfd)
             except (OSError, ValueError) as error:
-                name = signal.strsignal(signum)
-                log(f"job {self.id}: cannot send signal {signum} ({name}): {error}")
-            self._thaw()
+                log(
+                    f"job {self.id}: cannot ask it to end by signal {signum} "
+                    f"({signal.strsignal(signum)}); it will be killed: {_with_notes(error)}"
+                )
         self._arm()
-
-    def _thaw(self) -> None:
-        """Let a job that is frozen, by whomever, use its grace period.
-
-        After the signal, so that nothing of it runs before it has the signal.
-        """
-        try:
-            self.cgroup.thaw()
-        except OSError as error:
-            log(f"job {self.id}: cannot thaw it to let it end; it will be killed: {error}")
 
     def _arm(self) -> None:
         when = self._schedule.next()
@@ -279,10 +269,14 @@ class LiveJob:
             self.cgroup.kill(self.pidfd)
             self._schedule.kill_at = None
         except (OSError, ValueError) as error:
-            if self._killing.failures == 0:
-                log(f"job {self.id}: cannot kill it, trying again: {error}")
             pause = self._killing.after(error)
-            self._schedule.kill_at = None if pause is None else now + pause
+            if pause is None:
+                log(f"job {self.id}: cannot kill it, giving up: {error}")
+                self._schedule.kill_at = None
+            else:
+                if self._killing.failures == 1:
+                    log(f"job {self.id}: cannot kill it, trying again: {error}")
+                self._schedule.kill_at = now + pause
         self._arm()
 
     def _usage(self) -> dict[str, int]:
@@ -297,11 +291,8 @@ class LiveJob:
         return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
-def _with_continue(signum: int) -> tuple[int, ...]:
-    """Return what to send so that a stopped process hears `signum` too, as systemd.kill(5) does."""
-    if signum in (signal.SIGCONT, *_STOPPING):
-        return (signum,)
-    return (signum, signal.SIGCONT)
+def _with_notes(error: Exception) -> str:
+    return "; ".join((str(error), *getattr(error, "__notes__", ())))
 
 
 def _is_readable(pidfd: int) -> bool:

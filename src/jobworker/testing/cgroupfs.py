@@ -7,19 +7,15 @@ names fail, writes are judged, processes move and end, and changes of cgroup.eve
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
-import socket
-import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from jobworker.cgroups.files import Files, Nested
-from jobworker.cgroups.mounts import Mount, Mounts, Subsystem
 from jobworker.cgroups.service import Service
+from jobworker.testing._cgroup_boundaries import TreeFiles, TreeMounts
+from jobworker.testing._cgroup_nodes import Node, Watcher
 from jobworker.testing.cgroup_files import (
     CONTROLLER_FILES,
     CORE_FILES,
@@ -33,83 +29,14 @@ from jobworker.testing.cgroup_files import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from jobworker.cgroups.devices import Devices
+    from jobworker.cgroups.files import Files
+    from jobworker.cgroups.mounts import Mounts
 
 ALL_CONTROLLERS: Final = ("cpu", "memory", "io", "pids")
-_V1_NAMES: Final = {"io": "blkio"}
-_DEVICE = "0:99"
 _PID_MAX = 4 * 1024 * 1024
-
-
-@dataclass(eq=False)
-class _Node:
-    """One cgroup."""
-
-    parent: _Node | None = None
-    children: dict[str, _Node] = field(default_factory=dict)
-    contents: dict[str, str] = field(default_factory=dict)
-    enabled: list[str] = field(default_factory=list)
-    processes: list[int] = field(default_factory=list)
-    watchers: list[_Watcher] = field(default_factory=list)
-    frozen: bool = False
-    removed: bool = False
-
-    def subtree(self) -> Iterator[_Node]:
-        yield self
-        for child in self.children.values():
-            yield from child.subtree()
-
-    def ancestry(self) -> Iterator[_Node]:
-        node: _Node | None = self
-        while node is not None:
-            yield node
-            node = node.parent
-
-    def has_room(self, level: int) -> bool:
-        """Tell whether one more may be nested in it, below a cgroup `level` levels down."""
-        nested = len(list(self.subtree())) - 1
-        bounds = {"cgroup.max.depth": level, "cgroup.max.descendants": nested}
-        texts = ((self.contents.get(file, "max"), used) for file, used in bounds.items())
-        return all(text.strip() == "max" or used < int(text) for text, used in texts)
-
-    @property
-    def populated(self) -> bool:
-        return any(node.processes for node in self.subtree())
-
-    @property
-    def events(self) -> str:
-        return f"populated {self.populated:d}\nfrozen {self.frozen:d}\n"
-
-
-class _Watcher:
-    """An open file of a cgroup: a socket, because out-of-band data makes it report EPOLLPRI."""
-
-    def __init__(self, node: _Node, file: str) -> None:
-        self.node = node
-        self.file = file
-        near, far = socket.socketpair()
-        self.fd = near.detach()
-        self._far_fd = far.detach()
-        weakref.finalize(self, os.close, self._far_fd)
-        self.wake()
-
-    def wake(self) -> bool:
-        """Wake a poll(2); False if the file was closed meanwhile."""
-        with socket.socket(fileno=os.dup(self._far_fd)) as far:
-            try:
-                far.send(b"!", socket.MSG_OOB | socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return True
-            except OSError:
-                return False
-        return True
-
-    def read(self) -> None:
-        """Take the wake-up away, if there is one."""
-        with socket.socket(fileno=os.dup(self.fd)) as near, contextlib.suppress(OSError):
-            near.recv(1, socket.MSG_OOB | socket.MSG_DONTWAIT)
 
 
 @dataclass(frozen=True)
@@ -154,14 +81,14 @@ class FakeCgroupTree:
         self._failures: list[_Failure] = []
         self._deaf: list[str] = []
         self._replies: list[tuple[str, Callable[[], str | None]]] = []
-        self._open: dict[int, _Watcher] = {}
-        self._root = _Node()
+        self._open: dict[int, Watcher] = {}
+        self._root = Node()
         self._fill(self._root)
         if mounted_at:
             self.directories[mounted_at] = []
             self.mount_points.append(mounted_at)
-        self.files: Files = _TreeFiles(self)
-        self.mounts: Mounts = _TreeMounts(self)
+        self.files: Files = TreeFiles(self)
+        self.mounts: Mounts = TreeMounts(self)
 
     def service(self, root: str = "/cgroup2", devices: Devices | None = None) -> Service:
         """Return a Service whose kernel is this tree."""
@@ -198,7 +125,7 @@ class FakeCgroupTree:
         """Return the paths of all cgroups below the root, relative to it."""
         found: list[str] = []
 
-        def walk(node: _Node, path: str) -> None:
+        def walk(node: Node, path: str) -> None:
             for name, child in node.children.items():
                 found.append(f"{path}{name}")
                 walk(child, f"{path}{name}/")
@@ -247,7 +174,7 @@ class FakeCgroupTree:
         self.check_writable(str(PurePosixPath(path).parent))
         if not all(above.has_room(level) for level, above in enumerate(parent.ancestry())):
             refuse(errno.EAGAIN, path)
-        node = _Node(parent=parent)
+        node = Node(parent=parent)
         self._fill(node)
         parent.children[name] = node
 
@@ -282,7 +209,7 @@ class FakeCgroupTree:
     def open(self, path: str) -> int:
         """Let a process open a file; the descriptor can be polled."""
         node, file = self._file(path)
-        watcher = _Watcher(node, file)
+        watcher = Watcher(node, file)
         node.watchers.append(watcher)
         self._open[watcher.fd] = watcher
         return watcher.fd
@@ -298,7 +225,7 @@ class FakeCgroupTree:
     def cgroup_of(self, pid: int) -> str:
         """Return the path of a process's cgroup, as /proc/<pid>/cgroup names it."""
 
-        def find(node: _Node, path: str) -> str | None:
+        def find(node: Node, path: str) -> str | None:
             if pid in node.processes:
                 return path
             found = (find(child, f"{path}/{name}") for name, child in node.children.items())
@@ -328,29 +255,29 @@ class FakeCgroupTree:
             ):
                 refuse(failure.number, path)
 
-    def _node(self, path: str) -> _Node | None:
+    def _node(self, path: str) -> Node | None:
         for point in self.mount_points:
             if path == point or path.startswith(f"{point}/"):
-                node: _Node | None = self._root
+                node: Node | None = self._root
                 for name in PurePosixPath(path).relative_to(point).parts:
                     node = node.children.get(name) if node else None
                 return node
         return None
 
-    def _parent(self, path: str) -> tuple[_Node, str]:
+    def _parent(self, path: str) -> tuple[Node, str]:
         pure = PurePosixPath(path)
         parent = self._node(str(pure.parent))
         if parent is None:
             refuse(errno.ENOENT, path)
         return parent, pure.name
 
-    def _file(self, path: str) -> tuple[_Node, str]:
+    def _file(self, path: str) -> tuple[Node, str]:
         node, file = self._parent(path)
         if file not in node.contents:
             refuse(errno.ENOENT, path)
         return node, file
 
-    def _content(self, node: _Node, file: str) -> str:
+    def _content(self, node: Node, file: str) -> str:
         match file:
             case "cgroup.procs":
                 return "".join(f"{pid}\n" for pid in node.processes)
@@ -365,10 +292,10 @@ class FakeCgroupTree:
             case _:
                 return node.contents[file]
 
-    def _offered(self, node: _Node) -> list[str]:
+    def _offered(self, node: Node) -> list[str]:
         return list(self.controllers) if node.parent is None else node.parent.enabled
 
-    def _fill(self, node: _Node) -> None:
+    def _fill(self, node: Node) -> None:
         """Give a cgroup the files it should have, and take away those it should not."""
         files = dict(CORE_FILES)
         if node.parent is not None:
@@ -381,7 +308,7 @@ class FakeCgroupTree:
             if name not in self.without
         }
 
-    def _move(self, node: _Node, pid: int) -> None:
+    def _move(self, node: Node, pid: int) -> None:
         if not 0 <= pid <= _PID_MAX:
             refuse(errno.ESRCH)
         if node.parent is not None and node.enabled:
@@ -390,7 +317,7 @@ class FakeCgroupTree:
         node.processes.append(pid)
         self._notify(node)
 
-    def _control(self, node: _Node, requests: list[str]) -> None:
+    def _control(self, node: Node, requests: list[str]) -> None:
         """Take a write to cgroup.subtree_control, all or nothing."""
         enabled = list(node.enabled)
         for sign, name in ((request[:1], request[1:]) for request in requests):
@@ -411,168 +338,20 @@ class FakeCgroupTree:
         for child in node.children.values():
             self._fill(child)
 
-    def _kill(self, node: _Node, number: int) -> None:
+    def _kill(self, node: Node, number: int) -> None:
         if number != 1:
             refuse(errno.ERANGE)
         for member in list(node.subtree()):
             for pid in list(member.processes):
                 self.exit(pid)
 
-    def _freeze(self, node: _Node, number: int) -> None:
+    def _freeze(self, node: Node, number: int) -> None:
         if number not in (0, 1):
             refuse(errno.ERANGE)
         node.frozen = bool(number)
         self._notify(node)
 
     @staticmethod
-    def _notify(node: _Node) -> None:
+    def _notify(node: Node) -> None:
         for ancestor in node.ancestry():
             ancestor.watchers = [watcher for watcher in ancestor.watchers if watcher.wake()]
-
-
-class _TreeNested(Nested):
-    """A cgroup of a tree that a walk has come to."""
-
-    def __init__(self, tree: FakeCgroupTree, path: str) -> None:
-        super().__init__(path, [], -1, None)
-        self._tree = tree
-
-    def read(self, file: str) -> str:
-        return self._tree.files.read(f"{self.path}/{file}")
-
-    def write(self, file: str, text: str) -> None:
-        self._tree.files.write(f"{self.path}/{file}", text)
-
-    def children(self) -> list[str]:
-        return self._tree.names(self.path)
-
-    def remove(self) -> None:
-        self._tree.rmdir(self.path)
-
-
-class _TreeFiles(Files):
-    """The boundary to cgroup files, answered by a tree."""
-
-    def __init__(self, tree: FakeCgroupTree) -> None:
-        self._tree = tree
-
-    def read(self, path: str) -> str:
-        try:
-            return self._tree.read(path)
-        except OSError as error:
-            raise OSError(error.errno, f"cannot read: {error.strerror}", path) from error
-
-    def write(self, path: str, text: str) -> None:
-        try:
-            self._tree.write(path, text)
-        except OSError as error:
-            problem = f"cannot write {text!r}: {error.strerror}"
-            raise OSError(error.errno, problem, path) from error
-
-    def open(self, path: str) -> int:
-        return self._tree.open(path)
-
-    def read_again(self, fd: int) -> str:
-        return self._tree.read_open(fd)
-
-    def open_directory(self, path: str) -> int:
-        if not self._tree.is_mounted(path):
-            refuse(errno.ENOENT, path)
-        # Some directory: there is no cgroup to clone a process into.
-        return os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-    def exists(self, path: str) -> bool:
-        return self._tree.exists(path)
-
-    def is_delegated(self, path: str) -> bool:
-        return path in self._tree.delegated
-
-    def check_writable(self, path: str) -> None:
-        self._tree.check_writable(path)
-
-    def children(self, path: str) -> list[str]:
-        return self._tree.names(path)
-
-    def walk(self, path: str) -> Iterator[Nested]:
-        if not self._tree.is_mounted(path):
-            return
-        for name in self._tree.names(path):
-            yield from self.walk(f"{path}/{name}")
-        yield _TreeNested(self._tree, path)
-
-    def make_cgroup(self, path: str) -> None:
-        self._tree.mkdir(path)
-
-    def remove_cgroup(self, path: str) -> None:
-        self._tree.rmdir(path)
-
-
-class _TreeMounts(Mounts):
-    """The boundary to the mount table, answered by a tree."""
-
-    def __init__(self, tree: FakeCgroupTree) -> None:
-        self._tree = tree
-
-    def table(self) -> tuple[Mount, ...]:
-        unified = (
-            Mount(_DEVICE, point, "cgroup2", tuple(self._tree.mount_options.split(",")))
-            for point in self._tree.mount_points
-        )
-        legacy = (
-            Mount("0:31", point, "cgroup", ("rw", _V1_NAMES.get(name, name)))
-            for name, point in self._tree.bound_to_v1.items()
-        )
-        return (*unified, *legacy)
-
-    def subsystems(self) -> dict[str, Subsystem]:
-        free = {
-            _V1_NAMES.get(name, name): Subsystem(0, enabled=True) for name in self._tree.controllers
-        }
-        bound = {
-            _V1_NAMES.get(name, name): Subsystem(number, enabled=True)
-            for number, name in enumerate(self._tree.bound_to_v1, start=1)
-        }
-        return free | bound
-
-    def own_cgroups(self) -> str:
-        return f"0::{self._tree.cgroup_of(os.getpid())}\n"
-
-    def is_cgroup2(self, path: str) -> bool:
-        return self._tree.is_mounted(path)
-
-    def is_missing(self, path: str) -> bool:
-        return path not in self._tree.directories and not self._tree.is_mounted(path)
-
-    def is_empty_directory(self, path: str) -> bool:
-        return self._tree.directories.get(path) == []
-
-    def has_cgroup2(self) -> bool:
-        return self._tree.has_cgroup2
-
-    def may_mount(self) -> bool:
-        return self._tree.may_mount
-
-    def check_make_directory(self, path: str) -> None:
-        parent = str(PurePosixPath(path).parent)
-        if parent not in self._tree.directories:
-            refuse(errno.ENOENT, path)
-        self._tree.check_writable(parent)
-
-    def make_directory(self, path: str) -> None:
-        self.check_make_directory(path)
-        self._tree.directories[path] = []
-
-    def remove_directory(self, path: str) -> None:
-        del self._tree.directories[path]
-
-    def mount_cgroup2(self, path: str) -> None:
-        self._tree.check_mount(path, "mount")
-        if not self._tree.has_cgroup2:
-            refuse(errno.ENODEV, path)
-        if not self._tree.may_mount:
-            refuse(errno.EPERM, path)
-        self._tree.mount_points.append(path)
-
-    def unmount(self, path: str) -> None:
-        self._tree.check_mount(path, "unmount")
-        self._tree.mount_points.remove(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
 from jobworker.auth import issue
@@ -90,3 +90,8 @@ def write(tmp_path: Path, maker: Maker) -> Callable[..., CredentialFiles]:
 @pytest.fixture(scope="session")
 def p521() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP521R1())
+
+
+@pytest.fixture(scope="session")
+def rsa_2048() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, 2048)

@@ -1,9 +1,11 @@
 """What `certs init` makes, keeps, and refuses to touch."""
 
 import ipaddress
+import shutil
 import socket
 import stat
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -19,11 +21,17 @@ FILES = sorted(f"{name}.{kind}" for name in NAMES for kind in ("crt", "key"))
 NOW = datetime.now(UTC)
 
 
-@pytest.fixture
-def directory(tmp_path):
-    path = tmp_path / "certs"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    path = tmp_path_factory.mktemp("made") / "certs"
     certs.init(path)
     return path
+
+
+@pytest.fixture
+def directory(made, tmp_path):
+    """A directory of its own for each test, as `init` made it: contents, modes and times."""
+    return Path(shutil.copytree(made, tmp_path / "certs"))
 
 
 def contents(directory) -> dict[str, bytes]:

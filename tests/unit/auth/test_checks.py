@@ -24,16 +24,15 @@ def check(files, purpose=Purpose.CLIENT):
     return checks.check(files.read(), purpose)
 
 
+@pytest.fixture(params=["P-256", "P-384", "RSA"])
+def key(request):
+    curves = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1()}
+    if request.param in curves:
+        return ec.generate_private_key(curves[request.param])
+    return request.getfixturevalue("rsa_2048")
+
+
 @pytest.mark.parametrize("purpose", list(Purpose))
-@pytest.mark.parametrize(
-    "key",
-    [
-        ec.generate_private_key(ec.SECP256R1()),
-        ec.generate_private_key(ec.SECP384R1()),
-        rsa.generate_private_key(65537, 2048),
-    ],
-    ids=["P-256", "P-384", "RSA"],
-)
 def test_usable_files_pass_without_a_warning(write, purpose, key):
     assert check(write(purpose=purpose, key=key), purpose) == ()
 

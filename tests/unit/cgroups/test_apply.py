@@ -233,6 +233,17 @@ def test_missing_controller_touches_nothing_and_says_what_to_do(devices: Devices
     assert tree.writes == []
 
 
+def test_change_never_sets_up(tree: FakeCgroupTree, service: Service):
+    """It runs in a thread, while a start may set up."""
+    tree.write("/cgroup2/jobworker/cgroup.subtree_control", "-cpu")
+    tree.writes.clear()
+
+    with pytest.raises(ControllerUnavailable, match=r"cpu\.weight .*subtree_control"):
+        service.update_limits(JOB, Limits(cpu_weight=50))
+
+    assert tree.writes == []
+
+
 def test_missing_file_touches_nothing_and_names_the_kernel(devices: Devices):
     tree = FakeCgroupTree(without=frozenset({"memory.oom.group"}))
     service = tree.service(devices=devices)
@@ -289,3 +300,16 @@ def test_want_of_descriptors_is_not_the_kernels_no(tree: FakeCgroupTree, service
         service.update_limits(JOB, FOUR)
 
     assert everything(tree) == before
+
+
+def test_what_cannot_be_understood_when_the_change_is_planned_touches_nothing(
+    tree: FakeCgroupTree, service: Service
+):
+    """What was in force could be read, and changes before the change is planned."""
+    answers = iter(["33554432\n"])
+    tree.answer("*/memory.max", lambda: next(answers, "plenty\n"))
+
+    with pytest.raises(LimitNotApplied, match=r"those in force cannot be read: .*'plenty'"):
+        service.update_limits(JOB, FOUR)
+
+    assert tree.writes == []

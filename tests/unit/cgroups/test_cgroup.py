@@ -230,6 +230,90 @@ def test_main_process_is_signalled_and_killed_wherever_it_has_gone(
         os.close(main)
 
 
+def test_main_process_that_was_reaped_is_not_counted(
+    cgroup: Cgroup, spawn: Callable[[], subprocess.Popen[bytes]]
+):
+    ended = spawn()
+    main = os.pidfd_open(ended.pid)
+    ended.kill()
+    ended.wait(SECONDS)
+
+    assert cgroup.signal(signal.SIGTERM, main=main) == 0
+
+    os.close(main)
+
+
+@pytest.fixture
+def asked(
+    tree: FakeCgroupTree,
+    cgroup: Cgroup,
+    spawn: Callable[[], subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> list[object]:
+    """What is done to a frozen cgroup with one process, in its order."""
+    cgroup.place(spawn().pid)
+    cgroup.freeze(frozen=True)
+    steps: list[object] = []
+    write = tree.write
+
+    def record(path: str, text: str) -> None:
+        steps.append("thaw")
+        write(path, text)
+
+    monkeypatch.setattr(signal, "pidfd_send_signal", lambda _fd, number: steps.append(number))
+    monkeypatch.setattr(tree, "write", record)
+    return steps
+
+
+def test_who_is_asked_to_end_goes_on_once_it_has_the_signal(asked: list[object], cgroup: Cgroup):
+    cgroup.ask_to_end(signal.SIGUSR1)
+
+    assert asked == [signal.SIGUSR1, signal.SIGCONT, "thaw"]
+    assert cgroup.events()["frozen"] == 0
+
+
+@pytest.mark.parametrize(
+    "signum", [signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT]
+)
+def test_signal_that_stops_is_not_undone(asked: list[object], cgroup: Cgroup, signum: int):
+    cgroup.ask_to_end(signum)
+
+    assert asked == [signum, "thaw"]
+
+
+def test_who_cannot_be_signalled_is_thawed_all_the_same(
+    tree: FakeCgroupTree, asked: list[object], cgroup: Cgroup
+):
+    tree.fail("*/cgroup.procs", errno.EMFILE, "read")
+
+    with pytest.raises(OSError, match="Too many open files"):
+        cgroup.ask_to_end(signal.SIGTERM)
+
+    assert asked == ["thaw"]
+    assert cgroup.events()["frozen"] == 0
+
+
+def test_of_two_failures_the_second_is_a_note(tree: FakeCgroupTree, cgroup: Cgroup):
+    tree.fail("*/cgroup.procs", errno.EMFILE, "read")
+    tree.fail("*/cgroup.freeze", errno.EIO)
+
+    with pytest.raises(OSError, match="Too many open files") as caught:
+        cgroup.ask_to_end(signal.SIGTERM)
+
+    assert "nor could it be thawed" in caught.value.__notes__[0]
+
+
+def test_who_cannot_be_thawed_has_the_signal(
+    tree: FakeCgroupTree, asked: list[object], cgroup: Cgroup
+):
+    tree.fail("*/cgroup.freeze", errno.EIO)
+
+    with pytest.raises(OSError, match="Input/output"):
+        cgroup.ask_to_end(signal.SIGTERM)
+
+    assert asked[0] == signal.SIGTERM
+
+
 def test_main_process_gets_a_signal_once(
     cgroup: Cgroup,
     spawn: Callable[[], subprocess.Popen[bytes]],

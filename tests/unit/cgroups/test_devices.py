@@ -8,7 +8,7 @@ import pytest
 
 from jobworker.cgroups.devices import Devices, block_device_number
 from jobworker.cgroups.limits import DeviceLimit, Limits
-from jobworker.errors import InvalidArgument
+from jobworker.errors import FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -142,6 +142,20 @@ def test_other_limits_stay_as_they_are(devices: Devices):
     assert devices.resolve(limits) == limits
 
 
+def test_scheduler_of_a_disk_is_the_one_in_brackets(devices: Devices, sysfs: Path):
+    for disk, schedulers in (("vda", "none [mq-deadline] bfq"), ("loop0", "[none] kyber")):
+        (sysfs / "block" / disk / "queue").mkdir()
+        (sysfs / "block" / disk / "queue" / "scheduler").write_text(f"{schedulers}\n")
+
+    used = {name for name in ("none", "mq-deadline", "bfq") if devices.uses_scheduler(name)}
+
+    assert used == {"none", "mq-deadline"}
+
+
+def test_host_without_sysfs_has_no_scheduler(tmp_path: Path):
+    assert not Devices(tmp_path / "nothing").uses_scheduler("bfq")
+
+
 def test_node_that_is_no_block_device_is_refused():
     with pytest.raises(ValueError, match="/dev/null is not a block device"):
         block_device_number("/dev/null")
@@ -150,3 +164,8 @@ def test_node_that_is_no_block_device_is_refused():
 def test_node_that_is_missing_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="No such file"):
         block_device_number(str(tmp_path / "vda"))
+
+
+def test_host_that_does_not_list_its_disks_is_told_what_helps(tmp_path: Path):
+    with pytest.raises(FailedPrecondition, match=r"/block: No such file .* mount sysfs"):
+        Devices(tmp_path, number_of).resolve(Limits(io_max_wiops=(DeviceLimit("", 5),)))

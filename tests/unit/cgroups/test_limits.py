@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 import pytest
@@ -53,43 +54,56 @@ SEED_FLAGS = (
 """The flags of `jobworker-cli start` that the first design named."""
 
 
-def optional(values: SearchStrategy[object]) -> SearchStrategy[object]:
-    return st.none() | values
-
-
 def sizes(low: int) -> SearchStrategy[int]:
     return st.just(MAX) | st.integers(low, MAX) | st.integers(low, 2**44)
 
 
-def device_limits(low: int = 2) -> SearchStrategy[tuple[DeviceLimit, ...]]:
-    values = st.just(MAX) | st.integers(low, 2**40)
-    return st.dictionaries(st.sampled_from(DEVICES), values).map(
-        lambda found: tuple(DeviceLimit(device, value) for device, value in found.items())
-    )
+RATES = st.just(MAX) | st.integers(2, 2**40)
+SOME_DEVICES = [some for count in (1, 2, 3) for some in permutations(DEVICES, count)]
+
+
+@st.composite
+def device_limits(draw: st.DrawFn) -> tuple[DeviceLimit, ...]:
+    devices = draw(st.sampled_from(SOME_DEVICES))
+    return tuple(DeviceLimit(device, draw(RATES)) for device in devices)
+
+
+VALUES: dict[str, SearchStrategy[object]] = {
+    "memory_min": sizes(0),
+    "memory_low": sizes(0),
+    "memory_high": sizes(SMALLEST_PAGE),
+    "memory_max": sizes(SMALLEST_PAGE),
+    "memory_swap_max": sizes(0),
+    "memory_oom_group": st.booleans(),
+    "cpu_weight": st.integers(1, 10_000),
+    "cpu_max": st.builds(
+        CpuMax,
+        st.just(MAX) | st.integers(1000, MAX_CPU_TIME // 2),
+        st.integers(1000, 1_000_000),
+    ),
+    "io_weight": st.integers(1, 10_000),
+    "io_max_rbps": device_limits(),
+    "io_max_wbps": device_limits(),
+    "io_max_riops": device_limits(),
+    "io_max_wiops": device_limits(),
+    "pids_max": st.just(MAX) | st.integers(1, MAX_PIDS),
+}
+"""What each limit can be; what cpu_burst_max can be depends on cpu_max."""
 
 
 @st.composite
 def valid_limits(draw: st.DrawFn) -> Limits:
-    quota = draw(st.just(MAX) | st.integers(1000, MAX_CPU_TIME // 2))
-    cpu_max = draw(optional(st.builds(CpuMax, st.just(quota), st.integers(1000, 1_000_000))))
-    most = 0 if cpu_max is None or quota == MAX else quota
-    return Limits(
-        memory_min=draw(optional(sizes(0))),
-        memory_low=draw(optional(sizes(0))),
-        memory_high=draw(optional(sizes(SMALLEST_PAGE))),
-        memory_max=draw(optional(sizes(SMALLEST_PAGE))),
-        memory_swap_max=draw(optional(sizes(0))),
-        memory_oom_group=draw(optional(st.booleans())),
-        cpu_weight=draw(optional(st.integers(1, 10_000))),
-        cpu_max=cpu_max,
-        cpu_burst_max=draw(optional(st.integers(0, most))),
-        io_weight=draw(optional(st.integers(1, 10_000))),
-        io_max_rbps=draw(device_limits()),
-        io_max_wbps=draw(device_limits()),
-        io_max_riops=draw(device_limits()),
-        io_max_wiops=draw(device_limits()),
-        pids_max=draw(optional(st.just(MAX) | st.integers(1, MAX_PIDS))),
-    )
+    present = draw(st.integers(0, 2 ** (len(VALUES) + 1) - 1))  # a bit for each: draws are dear
+    found = {
+        name: draw(values)
+        for bit, (name, values) in enumerate(VALUES.items(), 1)
+        if present >> bit & 1
+    }
+    if present & 1:
+        cpu_max = found.get("cpu_max")
+        bounded = isinstance(cpu_max, CpuMax) and cpu_max.quota_us != MAX
+        found["cpu_burst_max"] = draw(st.integers(0, cpu_max.quota_us if bounded else 0))
+    return Limits(**found)
 
 
 def fresh() -> dict[str, str]:
@@ -230,6 +244,10 @@ def test_what_was_read_back_can_be_written_again(limits: Limits):
     found.check()
 
     assert in_order(read_back(written(found).get)) == in_order(found)
+
+
+def test_every_limit_is_among_those_that_are_drawn():
+    assert {each.name for each in fields(Limits)} == {*VALUES, "cpu_burst_max"}
 
 
 def test_fresh_cgroup_has_no_limits():

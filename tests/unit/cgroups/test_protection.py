@@ -93,3 +93,61 @@ def test_job_does_not_start_if_its_protection_cannot_be_claimed(service, tree):
         start(service, memory_min=2**20)
 
     assert tree.cgroups() == ["jobworker"]
+
+
+def test_half_a_claim_is_taken_back_with_the_change(service, tree):
+    job_id = start(service, memory_min=2**20, memory_low=2**20)
+    tree.fail("/cgroup2/jobworker/memory.low", errno.EACCES)
+
+    with pytest.raises(LimitNotApplied, match="cannot protect memory of job"):
+        service.update_limits(job_id, Limits(memory_min=2**22, memory_low=2**22))
+
+    assert claimed(tree) == (str(2**20), str(2**20))
+
+
+def test_half_a_claim_is_taken_back_with_the_job(service, tree):
+    tree.fail("/cgroup2/jobworker/memory.low", errno.EACCES)
+
+    with pytest.raises(LimitNotApplied, match="cannot protect memory of job"):
+        start(service, memory_min=2**20, memory_low=2**20)
+
+    assert claimed(tree) == ("0", "0")
+
+
+def test_job_that_does_not_start_says_that_its_claim_stays(service, tree):
+    tree.fail("/cgroup2/jobworker/memory.low", errno.EACCES)
+    tree.fail("/cgroup2/jobworker/memory.min", errno.EIO, text="0")
+
+    with pytest.raises(LimitNotApplied, match="Permission denied") as caught:
+        start(service, memory_min=2**20, memory_low=2**20)
+
+    assert "Input/output error" in caught.value.__notes__[0]
+
+
+def test_change_that_can_neither_be_claimed_nor_undone_says_both(service, tree):
+    job_id = start(service, memory_min=2**20, memory_low=2**20)
+    tree.fail("/cgroup2/jobworker/memory.low", errno.EACCES)
+    tree.fail(f"*/{job_id}/memory.min", errno.EIO, text=str(2**20))
+
+    with pytest.raises(LimitNotApplied) as caught:
+        service.update_limits(job_id, Limits(memory_min=2**22, memory_low=2**22))
+
+    assert "cannot protect memory of job" in str(caught.value)
+    assert "memory.min could not be set back to" in str(caught.value)
+
+
+def test_change_that_is_undone_later_takes_its_claim_back(service, tree):
+    job_id = start(service, memory_min=2**20, memory_low=2**22)
+
+    service.update_limits(job_id, Limits(memory_min=2**21, memory_low=0)).undo()
+
+    assert claimed(tree) == (str(2**20), str(2**22))
+
+
+def test_claim_that_cannot_be_taken_back_later_is_told(service, tree):
+    job_id = start(service, memory_min=2**20)
+    changed = service.update_limits(job_id, Limits(memory_min=2**21))
+    tree.fail("/cgroup2/jobworker/memory.min", errno.EIO)
+
+    with pytest.raises(LimitNotApplied, match="cannot protect memory of job"):
+        changed.undo()

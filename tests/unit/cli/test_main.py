@@ -1,4 +1,4 @@
-"""The program as a process, as far as no server is needed."""
+"""The program, as far as no server is needed: as a process where that makes a difference."""
 
 from __future__ import annotations
 
@@ -6,14 +6,39 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import jobworker
-from jobworker.cli.main import COMMANDS, CommandTable, cli
+from jobworker.cli.main import COMMANDS, PROGRAM, CommandTable, cli, run
 
 GRPC_SLIPS_IN = "any(name.partition('.')[0] in ('grpc', 'google') for name in sys.modules)"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command line came to."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run_here(capsys, monkeypatch):
+    """Run a command line in this process, with the settings of none but the test."""
+    for name in [name for name in os.environ if "JOBWORKER" in name]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/nonexistent")
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run_here(*arguments: str) -> Ran:
+        capsys.readouterr()
+        return Ran(run(arguments), *capsys.readouterr())
+
+    return run_here
 
 
 def cli_run(*arguments: str | bytes, **settings) -> subprocess.CompletedProcess[bytes]:
@@ -29,29 +54,35 @@ def cli_run(*arguments: str | bytes, **settings) -> subprocess.CompletedProcess[
     )
 
 
-def test_the_version():
-    result = cli_run("--version")
+def test_the_version(run_here):
+    result = run_here("--version")
     assert result.returncode == 0
-    assert result.stdout.decode() == f"jobworker-cli {jobworker.__version__}\n"
+    assert result.stdout == f"jobworker-cli {jobworker.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["help"], ["--help"], ["-h"]])
-def test_help_lists_the_commands_and_the_global_flags(arguments):
-    result = cli_run(*arguments)
+def test_the_program_shows_its_help(run_here):
+    result = cli_run("help")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.decode() == run_here("help").stdout
+
+
+@pytest.mark.parametrize("flag", ["help", "--help", "-h"])
+def test_help_lists_the_commands_and_the_global_flags(run_here, flag):
+    result = run_here(flag)
     assert result.returncode == 0
-    help_text = result.stdout.decode()
+    help_text = result.stdout
     assert help_text.startswith("Usage: jobworker-cli [GLOBAL FLAGS] COMMAND [COMMAND FLAGS]\n")
     for word in (*COMMANDS, "--url", "--cert", "--key", "--ca", "JOBWORKER_URL"):
         assert word in help_text
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_of_a_command_is_the_same_either_way_and_fits_the_terminal(name):
-    asked, flag = cli_run("help", name), cli_run(name, "--help")
+def test_help_of_a_command_is_the_same_either_way_and_fits_the_terminal(run_here, name):
+    asked, flag = run_here("help", name), run_here(name, "--help")
     assert asked.returncode == flag.returncode == 0
     assert asked.stdout == flag.stdout
-    assert max(len(line) for line in asked.stdout.decode().splitlines()) <= 80
-    assert b"\x1b" not in asked.stdout
+    assert max(len(line) for line in asked.stdout.splitlines()) <= 80
+    assert "\x1b" not in asked.stdout
 
 
 def test_the_list_of_commands_says_what_the_commands_say_of_themselves():
@@ -63,11 +94,11 @@ def test_the_list_of_commands_says_what_the_commands_say_of_themselves():
             assert command.get_short_help_str(limit=80) == short_help
 
 
-def test_no_command_is_wrong_usage_and_shows_the_help():
-    result = cli_run()
+def test_no_command_is_wrong_usage_and_shows_the_help(run_here):
+    result = run_here()
     assert result.returncode == 2
-    assert result.stdout == b""
-    assert b"Commands:" in result.stderr
+    assert result.stdout == ""
+    assert "Commands:" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -96,35 +127,46 @@ def test_no_command_is_wrong_usage_and_shows_the_help():
         (["status", "x"], "--cert FILE, set JOBWORKER_CERT"),
         (["--context", "lab", "status", "x"], "cannot use the context 'lab'"),
         (["--cert=a", "--key=b", "--ca=c", "--url=http://x", "status", "x"], "'http://x'"),
-        ([b"status", b"caf\xe9"], r"'caf\udce9' is not UTF-8"),
-        ([b"start", b"cat", b"caf\xe9"], r"'caf\udce9' is not UTF-8"),
+        (["status", "caf\udce9"], r"'caf\udce9' is not UTF-8"),
+        (["start", "cat", "caf\udce9"], r"'caf\udce9' is not UTF-8"),
     ],
 )
-def test_wrong_usage_is_a_sentence_and_status_2(arguments, hint):
-    result = cli_run(*arguments)
-    message = result.stderr.decode()
+def test_wrong_usage_is_a_sentence_and_status_2(run_here, arguments, hint):
+    result = run_here(*arguments)
+    message = result.stderr
     assert result.returncode == 2
     assert message.startswith("jobworker-cli: ")
     assert hint in message
     assert "\nTry 'jobworker-cli" in message
     assert "Traceback" not in message
-    assert result.stdout == b""
+    assert result.stdout == ""
 
 
-def test_a_file_that_is_missing_is_named():
-    result = cli_run("--cert=/no/a.crt", "--key=/no/a.key", "--ca=/no/ca.crt", "status", "x")
+@pytest.mark.parametrize("arguments", [["status", b"caf\xe9"], ["start", "cat", b"caf\xe9"]])
+def test_bytes_that_are_no_utf8_are_wrong_usage(run_here, arguments):
+    result = cli_run(*arguments)
+    here = run_here(*(os.fsdecode(argument) for argument in arguments))
+    assert (result.returncode, result.stdout) == (2, b"")
+    assert r"'caf\udce9' is not UTF-8" in result.stderr.decode()
+    assert result.stderr.decode() == here.stderr
+
+
+def test_a_file_that_is_missing_is_named(run_here):
+    result = run_here("--cert=/no/a.crt", "--key=/no/a.key", "--ca=/no/ca.crt", "status", "x")
     assert result.returncode == 1
     assert result.stderr == (
-        b"jobworker-cli: cannot read the private key /no/a.key: there is no such file; check --key "
-        b"(or JOBWORKER_KEY, or the context)\n"
+        "jobworker-cli: cannot read the private key /no/a.key: there is no such file; check --key "
+        "(or JOBWORKER_KEY, or the context)\n"
     )
 
 
-def test_a_traceback_is_shown_to_those_who_ask_for_it():
-    result = cli_run("status", "x", environ={"JOBWORKER_DEBUG": "1"})
+def test_a_traceback_is_shown_to_those_who_ask_for_it(run_here, monkeypatch):
+    monkeypatch.setenv("JOBWORKER_DEBUG", "1")
+    result = run_here("status", "x")
     assert result.returncode == 2
-    assert b"Traceback (most recent call last)" in result.stderr
-    assert b"Traceback" not in cli_run("status", "x", environ={"JOBWORKER_DEBUG": "0"}).stderr
+    assert "Traceback (most recent call last)" in result.stderr
+    monkeypatch.setenv("JOBWORKER_DEBUG", "0")
+    assert "Traceback" not in run_here("status", "x").stderr
 
 
 def test_a_reader_of_the_help_that_is_gone_ends_it_quietly_as_by_sigpipe():
@@ -157,12 +199,14 @@ def test_a_closed_standard_output_is_an_error_before_anything_is_done():
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_for_every_shell(shell):
-    result = cli_run("completion", shell)
-    assert (result.returncode, result.stderr) == (0, b"")
-    assert b"_JOBWORKER_CLI_COMPLETE" in result.stdout
-    by_variable = cli_run(environ={"_JOBWORKER_CLI_COMPLETE": f"{shell}_source"})
-    assert by_variable.stdout.strip() == result.stdout.strip()
+def test_completion_for_every_shell(run_here, shell, capsys, monkeypatch):
+    result = run_here("completion", shell)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "_JOBWORKER_CLI_COMPLETE" in result.stdout
+    monkeypatch.setenv("_JOBWORKER_CLI_COMPLETE", f"{shell}_source")
+    with pytest.raises(SystemExit):
+        cli.main(prog_name=PROGRAM)
+    assert capsys.readouterr().out.strip() == result.stdout.strip()
 
 
 def test_commands_are_completed():

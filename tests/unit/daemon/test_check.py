@@ -54,6 +54,13 @@ def test_every_limit_is_named_whether_its_controller_is_there_or_not():
             assert f"--{row.limit.replace('_', '-')}" in finding.detail
 
 
+@pytest.mark.parametrize("available", [True, False])
+def test_weights_without_effect_are_noted_beside_io_where_its_controller_is_there(available):
+    found = {n: Controller(n, available, "", "…") for n in ("io", "pids")}
+    names = [f.name for f in check.controllers(found, "has no effect: no disk heeds it")]
+    assert names == (["io", "io.weight", "pids"] if available else ["io", "pids"])
+
+
 def test_what_is_bound_to_cgroup_v1_has_one_remedy():
     names = sorted({row.controller for row in TABLE})
     found = {n: Controller(n, available=False, bound_at=f"/v1/{n}", reason="…") for n in names}

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from jobworker.cgroups import MAX, Limits
+from jobworker.cgroups.devices import Devices
 from jobworker.errors import (
     CommandNotFound,
     FailedPrecondition,
@@ -49,7 +50,7 @@ class Host:
             on_change=lambda change: self.changes.append(
                 (change.event, change.job.id, change.user)
             ),
-            cgroups_service=self.tree.service(),
+            cgroups_service=self.tree.service(devices=Devices(self.directory / "sys")),
             connect=self.shim.connect,
         )
 
@@ -376,6 +377,17 @@ async def test_limits_are_changed_and_what_is_not_given_stays(host, service):
     assert host.changes[-1] == ("limits updated", job.id, "beta")
 
 
+async def test_weight_that_no_disk_heeds_is_said_when_a_job_is_started_and_changed(service):
+    job = await service.start_job(replace(TRUE, limits=Limits(io_weight=50)))
+    (at_start,) = job.record.warnings
+    await service.update_limits(job.id, Limits(io_weight=100))
+    assert job.record.warnings == ()
+    await service.update_limits(job.id, Limits(io_weight=60))
+    (at_change,) = job.record.warnings
+    assert at_start == at_change
+    assert at_start.startswith("io_weight has no effect: ")
+
+
 async def test_changed_limits_are_known_to_the_next_server(host):
     async with host.service() as service:
         job = await service.start_job(TRUE)
@@ -699,3 +711,168 @@ async def test_a_server_that_cannot_reach_a_shim_does_not_start_and_holds_no_loc
             pass
     async with host.service():
         pass
+
+
+# Starts that are undone while somebody waits
+
+
+def hold_a_failed_start(host, service):
+    """Make the next launch fail with a process in its cgroup that does not end: pid 4711."""
+
+    async def fail(*_args, **_fds):
+        (job,) = service._custody.jobs()
+        service.cgroups.place_in_cgroup(service.cgroups.cgroup(job.id), 4711)
+        raise ShimUnavailable("it took too long")
+
+    host.tree.ignore_writes("*cgroup.kill")
+    host.shim.clients[0].launch = fail
+
+
+async def test_a_failed_start_is_removed_once_however_many_want_it(host, service):
+    hold_a_failed_start(host, service)
+    spec = replace(TRUE, request_id="r")
+    first = asyncio.create_task(service.start_job(spec))
+    await until(lambda: service._abandoning)
+    del host.shim.clients[0].launch
+    second = asyncio.create_task(service.start_job(spec))
+    await asyncio.sleep(0)
+    host.tree.exit(4711)
+    with pytest.raises(ShimUnavailable):
+        await first
+    assert (await second).status.state is State.RUNNING
+
+
+async def test_a_failed_start_that_does_not_go_away_is_answered_all_the_same(
+    host, service, monkeypatch
+):
+    monkeypatch.setattr("jobworker.job.service._ABANDON_PATIENCE", 0.05)
+    hold_a_failed_start(host, service)
+    with pytest.raises(ShimUnavailable):
+        await service.start_job(TRUE)
+    host.tree.exit(4711)
+    await until(lambda: host.left_behind() == [])
+
+
+async def test_whoever_waits_for_a_job_that_was_never_started_is_told(host, monkeypatch):
+    monkeypatch.setattr("jobworker.job.custody._RECONCILE_PATIENCE", 0.05)
+    async with host.service() as service:
+        job = await service.start_job(TRUE)
+    host.registry("UPDATE jobs SET state = 'pending', pid = NULL, started_at = NULL")
+    host.shim.hanging.add(job.id)
+    async with host.service() as service:
+        again = await service.fetch_job(job.id)
+        with again.stream_output() as stream:
+            follower = asyncio.ensure_future(anext(stream))
+            waiter = asyncio.ensure_future(again.wait())
+            await asyncio.sleep(0)
+            await service._abandon(again)
+            for told in (follower, waiter):
+                with pytest.raises(JobNotFound):
+                    await asyncio.wait_for(told, 5)
+
+
+async def test_a_call_that_waits_for_a_shim_is_unavailable_when_the_service_is_left(host):
+    async with host.service() as service:
+        job = await service.start_job(TRUE)
+        host.shim.unreachable = 10**6
+        host.shim.disconnect()
+        stop = asyncio.create_task(service.stop_job(job.id))
+        await until(lambda: service._custody._stops)
+    with pytest.raises(ShimUnavailable):
+        await stop
+
+
+async def test_an_orphan_that_has_ended_by_itself_is_not_stopped_afterwards(host, service):
+    job = await service.start_job(TRUE)
+    service.cgroups.place_in_cgroup(service.cgroups.cgroup(job.id), 4711)
+    host.tree.ignore_writes("*cgroup.kill")
+    host.shim.die()
+    await until(lambda: service._custody._orphans)
+    host.shim.kill(job.id)
+    await until(lambda: service._custody._orphans[job.id]._has_ended)
+    stop = asyncio.create_task(service.stop_job(job.id, grace=0))
+    await until(lambda: service._custody._stops)
+    host.tree.exit(4711)
+    assert (await stop).status.state is State.LOST
+
+
+async def test_a_kernel_that_cannot_be_asked_is_no_internal_error(host, service):
+    job = await service.start_job(TRUE)
+    host.tree.fail("*cgroup.events", errno.EMFILE, "read")
+    with pytest.raises(ResourceExhausted, match="paused"):
+        _ = job.paused
+
+
+# Pauses, stops and changes at bad moments
+
+
+async def never(*_args, **_how):
+    await asyncio.Event().wait()
+
+
+async def start_with_a_process(host, service):
+    job = await service.start_job(TRUE)
+    cgroup = service.cgroups.cgroup(job.id)
+    service.cgroups.place_in_cgroup(cgroup, 4711)
+    return job, cgroup
+
+
+async def test_a_job_that_is_being_stopped_is_not_paused(host, service):
+    job, cgroup = await start_with_a_process(host, service)
+    stop = asyncio.create_task(service.stop_job(job.id, grace=100))
+    await until(lambda: host.shim.stops)
+    with pytest.raises(FailedPrecondition, match="stopped"):
+        await service.pause_job(job.id)
+    assert not cgroup.freezing()
+    host.shim.end(job.id, signal=15, stopped=True)
+    await stop
+
+
+async def test_a_pause_of_a_job_without_processes_leaves_nothing_frozen(host, service):
+    job = await service.start_job(TRUE)
+    with pytest.raises(FailedPrecondition, match="no process"):
+        await service.pause_job(job.id)
+    assert not service.cgroups.cgroup(job.id).freezing()
+
+
+async def test_a_freeze_that_a_dying_server_began_comes_to_an_end(host, monkeypatch):
+    monkeypatch.setattr("jobworker.job.freezer.PATIENCE", 0.05)
+    async with host.service() as service:
+        job, cgroup = await start_with_a_process(host, service)
+        cgroup.freeze(frozen=True)
+    # A process waits in the kernel: asked for, and not done.
+    host.tree.answer("*cgroup.events", lambda: "populated 1\nfrozen 0\n")
+    monkeypatch.setattr("jobworker.job.freezer.wait_frozen", never)
+    async with host.service() as service:
+        assert not service.cgroups.cgroup(job.id).freezing()
+
+
+async def test_a_change_whose_caller_has_gone_before_its_turn_is_not_made(host, service):
+    job, _ = await start_with_a_process(host, service)
+    held, done = asyncio.Event(), []
+
+    async def hold():
+        await held.wait()
+
+    async def change():
+        done.append("made")
+
+    first = asyncio.create_task(service._changes.run(job.id, hold))
+    await asyncio.sleep(0)
+    gone = asyncio.create_task(service._changes.run(job.id, change))
+    await asyncio.sleep(0)
+    gone.cancel()
+    held.set()
+    await first
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    await service._changes.run(job.id, hold)
+    assert done == []
+
+
+async def test_a_job_whose_cgroup_is_gone_has_no_figures_and_says_so(host, service, monkeypatch):
+    monkeypatch.setattr("jobworker.job.stats._END_PATIENCE", 0.05)
+    job = await service.start_job(TRUE)
+    service.cgroups.remove_cgroup(job.id)
+    with pytest.raises(FailedPrecondition, match="goes on elsewhere"):
+        await job.sample()

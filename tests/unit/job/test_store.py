@@ -122,11 +122,14 @@ def test_a_damaged_row_is_refused_with_what_to_do(store, tmp_path):
         store.unfinished()
 
 
-def test_a_registry_that_somebody_has_locked_is_unavailable_soon(store, tmp_path):
+@pytest.mark.usefixtures("store")
+def test_a_registry_that_somebody_has_locked_is_unavailable_soon(tmp_path):
     other = sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
+    hasty = Store.open(tmp_path / "jobs.db", patience=0.01)
     with pytest.raises(Unavailable, match="locked"):
-        store.insert(PENDING, "f")
+        hasty.insert(PENDING, "f")
+    hasty.close()
     other.close()
 
 

@@ -13,6 +13,9 @@ from jobworker.errors import ShuttingDown
 from jobworker.output.inotify import Inotify
 from jobworker.output.watch import PAUSE
 
+SOON = 0.01
+"""Seconds between looks at what the kernel does not watch."""
+
 
 class File:
     """A file that is watched and appended to."""
@@ -209,7 +212,10 @@ class TestWithoutInotify:
     async def test_a_job_beyond_the_limit_of_watches_is_looked_at(
         self, make, in_time, caplog, refusing
     ):
-        with output.Watcher(refusing) as watcher, caplog.at_level(logging.WARNING):
+        with (
+            output.Watcher(refusing, poll_interval=SOON) as watcher,
+            caplog.at_level(logging.WARNING),
+        ):
             file = make()
             watch = watcher.watch("job", file.fd)
             await in_time(watch.changed(0))
@@ -223,7 +229,7 @@ class TestWithoutInotify:
         assert len(caplog.records) == 1
 
     async def test_no_timer_runs_once_nobody_is_left(self, make, in_time, until, refusing):
-        with output.Watcher(refusing) as watcher:
+        with output.Watcher(refusing, poll_interval=SOON) as watcher:
             watch = watcher.watch("job", make().fd)
             await in_time(watch.changed(0))
             watch.close()
@@ -233,7 +239,7 @@ class TestWithoutInotify:
             assert watcher._poll is poll
 
     async def test_without_a_descriptor_for_inotify_the_job_is_looked_at(self, make, in_time):
-        with output.Watcher() as watcher:
+        with output.Watcher(poll_interval=SOON) as watcher:
             file = make()
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             os.close(lowest := os.open("/", os.O_PATH))

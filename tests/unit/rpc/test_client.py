@@ -11,7 +11,7 @@ import pytest
 
 from jobworker.errors import ConfigError
 from jobworker.rpc.client import Client
-from jobworker.rpc.resume import OutputInterrupted
+from jobworker.rpc.resume import OutputInterrupted, StreamInterrupted
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from jobworker.testing.servicer import RUNNING, Refusal, ScriptedService
 
@@ -82,6 +82,33 @@ async def test_samples_arrive_in_order_and_the_last_is_the_end(serve, service, c
         with pytest.raises(StopAsyncIteration):
             await anext(stream)
     assert service.requests[-1].interval.ToSeconds() == 5
+
+
+async def test_samples_go_on_after_the_restart_of_the_server(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(status=RUNNING)
+    job.samples = [pb.StatsResponse(pids_current=1)]
+    async with connect(listener.url) as client:
+        stream = client.stats(job.job.id, follow=True)
+        assert (await anext(stream)).pids_current == 1
+        await listener.stop()
+        job.samples = [pb.StatsResponse(pids_current=2)]
+        await serve(service, port=listener.port)
+        assert (await anext(stream)).pids_current == 2
+        await job.end()
+        assert [each.status async for each in stream] == [job.job.status]
+
+
+async def test_samples_end_with_an_error_when_the_server_stays_away(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(status=RUNNING)
+    job.samples = [pb.StatsResponse(pids_current=1)]
+    async with connect(listener.url) as client:
+        stream = client.stats(job.job.id, follow=True, give_up_after=0.3)
+        await anext(stream)
+        await listener.stop()
+        with pytest.raises(StreamInterrupted):
+            await anext(stream)
 
 
 async def test_one_sample_is_one_unless_more_are_asked_for(serve, service, connect):
@@ -190,7 +217,7 @@ async def test_a_server_that_stays_away_is_an_error_that_says_how_far_it_came(
     listener = await serve(service)
     job = service.add(b"one", RUNNING)
     async with connect(listener.url) as client:
-        stream = client.output(job.job.id, tail=True, give_up_after=0.3)
+        stream = client.output(job.job.id, tail=True, give_up_after=0.1)
         await anext(stream)
         await listener.stop()
         with pytest.raises(OutputInterrupted) as interruption:
@@ -209,7 +236,7 @@ async def test_a_stream_that_ends_without_an_end_is_never_a_short_output(serve, 
     service.rewrite = without_end
     async with connect(listener.url) as client:
         with pytest.raises(OutputInterrupted, match="cut off at byte 3: the stream ended early"):
-            await read(client, job.job.id, give_up_after=0.3)
+            await read(client, job.job.id, give_up_after=0.1)
 
 
 async def test_bytes_that_are_left_out_are_an_error(serve, service, connect):

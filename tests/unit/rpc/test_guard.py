@@ -164,9 +164,10 @@ async def test_what_is_no_message_is_judged_like_any_request(server):
 
 async def test_a_long_error_arrives_shortened_with_its_status(server):
     async with server.client("user_alpha") as alpha:
-        code, details = await code_of(alpha.status("x" * 50_000))
-    assert code is grpc.StatusCode.NOT_FOUND
-    assert 100 < len(details) < 3000
+        for job_id in ("x" * 50_000, "\N{GRINNING FACE}" * 5_000):
+            code, details = await code_of(alpha.status(job_id))
+            assert code is grpc.StatusCode.NOT_FOUND
+            assert 100 < len(details) < 7000
 
 
 async def test_a_call_that_cannot_be_recorded_is_refused(server, tmp_path):

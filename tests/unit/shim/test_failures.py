@@ -17,7 +17,7 @@ LAUNCH = Launch(
     executables=["/usr/bin/thing", "/bin/thing"],
     argv=["thing"],
     env={"PATH": "/usr/bin:/bin"},
-    working_directory="/work",
+    working_directory="/srv",
     cgroup_path="/cgroup2/jobworker/x",
     uid=7,
 )
@@ -98,7 +98,7 @@ def test_missing_interpreter_is_not_a_missing_command() -> None:
 def test_relative_candidates_are_looked_for_in_the_working_directory() -> None:
     launch = Launch(**{**LAUNCH.to_json(), "executables": ["thing"]})
     error = {"kind": "exec", "errno": errno.ENOENT}
-    assert "interpreter" in str(launch_error(error, launch, ["/work/thing"].__contains__))
+    assert "interpreter" in str(launch_error(error, launch, ["/srv/thing"].__contains__))
 
 
 @pytest.mark.parametrize("kind", ["exec", "chdir", "clone", "setup"])

@@ -46,14 +46,13 @@ class FakeCgroup:
         if self.problems:
             raise self.problems.pop()
 
-    def signal(self, *signums: int, main: int | None = None) -> None:
-        self.calls.append(signums)
+    def ask_to_end(self, signum: int, main: int | None = None) -> None:
+        self.calls.append(signum)
         self.mains.append(main)
-
-    def thaw(self) -> None:
-        self.calls.append("thaw")
         if self.frozen_for_good:
-            raise OSError("cannot be thawed")
+            error = OSError("cannot be signalled")
+            error.add_note("nor could it be thawed")
+            raise error
 
     def populated(self, fd: int | None = None) -> bool:
         if fd is not None and self.malformed:
@@ -185,7 +184,7 @@ def test_stop_signals_now_and_kills_after_the_grace(bench: Bench) -> None:
     job = bench.start("exec /bin/sleep 1000")
     bench.run_until(lambda: bench.executed)
     job.stop(signal.SIGUSR1, 0.02)
-    assert bench.cgroup.calls == [(signal.SIGUSR1, signal.SIGCONT), "thaw"]
+    assert bench.cgroup.calls == [signal.SIGUSR1]
     bench.run_until(lambda: "kill" in bench.cgroup.calls)
     assert bench.cgroup.mains == [job.pidfd] * 2
     signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
@@ -194,16 +193,18 @@ def test_stop_signals_now_and_kills_after_the_grace(bench: Bench) -> None:
     assert (record.signal, record.stopped) == (signal.SIGKILL, True)
 
 
-def test_time_that_is_up_thaws_a_job_once_the_signal_waits_for_it(bench: Bench) -> None:
+def test_time_that_is_up_asks_a_job_to_end(bench: Bench) -> None:
     job = bench.start("exec /bin/sleep 1000", timeout=0.0)
     bench.run_until(lambda: bench.cgroup.calls)
-    assert bench.cgroup.calls == [(signal.SIGTERM, signal.SIGCONT), "thaw"]
+    assert bench.cgroup.calls == [signal.SIGTERM]
     signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
     bench.run_until(lambda: bench.ended)
     assert job.record("boot").timed_out
 
 
-def test_job_that_cannot_be_thawed_is_killed_after_the_grace(bench: Bench) -> None:
+def test_job_that_cannot_be_asked_to_end_is_killed_after_the_grace(
+    bench: Bench, capfd: pytest.CaptureFixture[str]
+) -> None:
     bench.cgroup.frozen_for_good = True
     job = bench.start("exec /bin/sleep 1000")
     bench.run_until(lambda: bench.executed)
@@ -211,6 +212,9 @@ def test_job_that_cannot_be_thawed_is_killed_after_the_grace(bench: Bench) -> No
     bench.run_until(lambda: "kill" in bench.cgroup.calls)
     signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
     bench.run_until(lambda: bench.ended)
+    assert "signal 15 (Terminated); it will be killed: cannot be signalled; nor could it be" in (
+        capfd.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("problem", [OSError("out of descriptors"), MalformedText("x", "y")])
@@ -227,6 +231,22 @@ def test_kill_that_fails_is_tried_again(
     signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
     bench.run_until(lambda: bench.ended)
     assert bench.cgroup.calls == ["kill"] * 4
+
+
+def test_kill_that_is_given_up_is_logged(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(retry, "FIRST", 0.0001)
+    job = bench.start("exec /bin/sleep 1000")
+    bench.run_until(lambda: bench.executed)
+    bench.cgroup.problems = [OSError(errno.EACCES, "denied")] * retry.ATTEMPTS
+    job.stop(signal.SIGTERM, 0)
+    bench.run_until(lambda: len(bench.cgroup.calls) == retry.ATTEMPTS)
+    first, last = capfd.readouterr().err.splitlines()
+    assert "cannot kill it, trying again" in first
+    assert "cannot kill it, giving up" in last
+    signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
+    bench.run_until(lambda: bench.ended)
 
 
 def test_cgroup_that_can_never_be_emptied_is_given_up_and_the_end_told(
@@ -251,16 +271,6 @@ def test_cgroup_that_cannot_be_emptied_for_now_is_not_given_up(
     bench.run_until(lambda: bench.ended)
     assert len(bench.cgroup.calls) == 101
     assert job.trouble == ""
-
-
-def test_stop_signal_that_stops_is_not_undone(bench: Bench) -> None:
-    job = bench.start("exec /bin/sleep 1000")
-    bench.run_until(lambda: bench.executed)
-    job.stop(signal.SIGSTOP, 10)
-    job.stop(signal.SIGCONT, 10)
-    assert bench.cgroup.calls == [(signal.SIGSTOP,), "thaw", (signal.SIGCONT,), "thaw"]
-    signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
-    bench.run_until(lambda: bench.ended)
 
 
 def test_events_that_cannot_be_understood_are_asked_for_again(

@@ -29,7 +29,9 @@ def test_stop_does_not_hide_a_timeout_that_comes_before_the_kill() -> None:
     assert (schedule.next(), schedule.timeout_at) == (10.0, 10.0)
 
 
-@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100), st.booleans()), min_size=1))
+@given(
+    st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100), st.booleans()), min_size=1, max_size=6)
+)
 def test_asking_again_never_puts_the_kill_off(
     requests: list[tuple[float, float, bool]],
 ) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from itertools import cycle
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jobworker.shim import wire
@@ -31,11 +32,10 @@ RECORD = {
     "runtime": 0.5,
     "output_size": 3,
 }
+TEXT = st.text(max_size=6)
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda children: (
-        st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3)
-    ),
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(TEXT, children, max_size=3),
     max_leaves=8,
 )
 
@@ -161,15 +161,20 @@ def test_record_may_say_the_most_that_can_be() -> None:
     assert ExitRecord.from_json({**RECORD, "exit_code": 255}).exit_code == 255
 
 
-@given(st.lists(st.dictionaries(st.text(), st.integers() | st.text())), st.data())
+@given(
+    st.lists(st.dictionaries(TEXT, st.integers() | TEXT, max_size=3), max_size=4),
+    st.lists(st.integers(1, 9) | st.integers(1, 300), min_size=1, max_size=8),
+)
+@example([{}, {"a": "é"}, {"b": 1}], [1])
 def test_decoder_finds_messages_however_the_stream_is_cut(
-    messages: list[dict[str, object]], data: st.DataObject
+    messages: list[dict[str, object]], cuts: list[int]
 ) -> None:
     stream = b"".join(map(wire.encode, messages))
     decoder = Decoder()
     found = []
+    sizes = cycle(cuts)
     while stream:
-        size = data.draw(st.integers(1, len(stream)))
+        size = next(sizes)
         decoder.feed(stream[:size])
         stream = stream[size:]
         while (message := decoder.next()) is not None:
