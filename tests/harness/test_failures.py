@@ -20,7 +20,8 @@ Boot = "Callable[..., subprocess.CompletedProcess[str]]"
 
 
 def test_panic_is_a_failure_that_shows_the_console(boot: Boot):
-    ended = boot("echo the last words; echo c > /proc/sysrq-trigger")
+    # stty returns when the console has sent what it was given, which a panic does not wait for.
+    ended = boot("echo the last words; stty echo <&1; echo c > /proc/sysrq-trigger")
 
     assert ended.returncode == FAILED
     assert "the guest's kernel panicked: Kernel panic - not syncing: sysrq" in ended.stderr
