@@ -128,7 +128,7 @@ class Service:
             stack.push_async_callback(self._custody.close)
             await self._custody.open([self._job(record) for record in self._store.unfinished()])
             self._read_limits_again()
-            await self._finish_freezing()
+            await asyncio.gather(*map(self._finish_freezing, self._custody.jobs()))
             stack.push_async_callback(self._settle)
             self._exit = stack.pop_all()
         return self
@@ -372,12 +372,11 @@ class Service:
         if self._custody.is_stopping(job):
             raise FailedPrecondition(f"cannot pause job {job.id}: it is being stopped")
 
-    async def _finish_freezing(self) -> None:
-        for job in self._custody.jobs():
-            try:
-                await freezer.finish_freezing(self.cgroups.cgroup(job.id))
-            except (OSError, ValueError):
-                log.exception("cannot tell whether job %s is paused", job.id)
+    async def _finish_freezing(self, job: Job) -> None:
+        try:
+            await freezer.finish_freezing(self.cgroups.cgroup(job.id))
+        except (OSError, ValueError):
+            log.exception("cannot tell whether job %s is paused", job.id)
 
     async def _fetch_started(self, job_id: str) -> Job:
         """Return a job, once it is known whether its command could be executed."""
