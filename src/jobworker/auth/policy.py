@@ -36,6 +36,11 @@ METHOD_ROLES: Final[Mapping[str, Role]] = MappingProxyType(
         "/jobworker.v1.JobWorkerService/Pause": Role.MUTATE,
         "/jobworker.v1.JobWorkerService/Resume": Role.MUTATE,
         "/jobworker.v1.JobWorkerService/Stats": Role.QUERY,
+        "/jobworker.v1.JobWorkerService/List": Role.QUERY,
+        "/jobworker.v1.JobWorkerService/Wait": Role.QUERY,
+        "/jobworker.v1.JobWorkerService/Watch": Role.QUERY,
+        "/jobworker.v1.JobWorkerService/Signal": Role.MUTATE,
+        "/jobworker.v1.JobWorkerService/Remove": Role.MUTATE,
         "/grpc.health.v1.Health/Check": Role.QUERY,
         "/grpc.health.v1.Health/List": Role.QUERY,
         "/grpc.health.v1.Health/Watch": Role.QUERY,
@@ -57,6 +62,11 @@ _WORDS: Final[Mapping[str, str]] = MappingProxyType(
         "/jobworker.v1.JobWorkerService/Pause": "pause jobs",
         "/jobworker.v1.JobWorkerService/Resume": "resume jobs",
         "/jobworker.v1.JobWorkerService/Stats": "ask what jobs use",
+        "/jobworker.v1.JobWorkerService/List": "list jobs",
+        "/jobworker.v1.JobWorkerService/Wait": "wait for jobs",
+        "/jobworker.v1.JobWorkerService/Watch": "watch jobs",
+        "/jobworker.v1.JobWorkerService/Signal": "send signals to jobs",
+        "/jobworker.v1.JobWorkerService/Remove": "remove jobs",
     }
 )
 """What a method does, to complete "user_bravo may not …"; without it the path says it."""

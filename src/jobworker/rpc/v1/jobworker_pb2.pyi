@@ -23,6 +23,64 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _OutputStream:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OutputStreamEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OutputStream.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OUTPUT_STREAM_UNSPECIFIED: _OutputStream.ValueType  # 0
+    """Standard output: with standard error in it, unless the job was started with split_stderr."""
+    OUTPUT_STREAM_STDOUT: _OutputStream.ValueType  # 1
+    OUTPUT_STREAM_STDERR: _OutputStream.ValueType  # 2
+    """Only of a job that was started with split_stderr."""
+
+class OutputStream(_OutputStream, metaclass=_OutputStreamEnumTypeWrapper):
+    """OutputStream is one of the streams that a job writes."""
+
+OUTPUT_STREAM_UNSPECIFIED: OutputStream.ValueType  # 0
+"""Standard output: with standard error in it, unless the job was started with split_stderr."""
+OUTPUT_STREAM_STDOUT: OutputStream.ValueType  # 1
+OUTPUT_STREAM_STDERR: OutputStream.ValueType  # 2
+"""Only of a job that was started with split_stderr."""
+Global___OutputStream: _TypeAlias = OutputStream  # noqa: Y015
+
+class _EventType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EVENT_TYPE_UNSPECIFIED: _EventType.ValueType  # 0
+    EVENT_TYPE_STARTED: _EventType.ValueType  # 1
+    """The command was executed."""
+    EVENT_TYPE_STOPPING: _EventType.ValueType  # 2
+    """The job was told to end."""
+    EVENT_TYPE_LIMITS_UPDATED: _EventType.ValueType  # 3
+    EVENT_TYPE_PAUSED: _EventType.ValueType  # 4
+    EVENT_TYPE_RESUMED: _EventType.ValueType  # 5
+    EVENT_TYPE_SIGNALED: _EventType.ValueType  # 6
+    EVENT_TYPE_ENDED: _EventType.ValueType  # 7
+    EVENT_TYPE_REMOVED: _EventType.ValueType  # 8
+    """The job was removed, by somebody or by retention."""
+
+class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
+    """EventType says what has happened to a job."""
+
+EVENT_TYPE_UNSPECIFIED: EventType.ValueType  # 0
+EVENT_TYPE_STARTED: EventType.ValueType  # 1
+"""The command was executed."""
+EVENT_TYPE_STOPPING: EventType.ValueType  # 2
+"""The job was told to end."""
+EVENT_TYPE_LIMITS_UPDATED: EventType.ValueType  # 3
+EVENT_TYPE_PAUSED: EventType.ValueType  # 4
+EVENT_TYPE_RESUMED: EventType.ValueType  # 5
+EVENT_TYPE_SIGNALED: EventType.ValueType  # 6
+EVENT_TYPE_ENDED: EventType.ValueType  # 7
+EVENT_TYPE_REMOVED: EventType.ValueType  # 8
+"""The job was removed, by somebody or by retention."""
+Global___EventType: _TypeAlias = EventType  # noqa: Y015
+
 class _Status:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -373,6 +431,8 @@ class StartRequest(_message.Message):
     STOP_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    OUTPUT_MAX_BYTES_FIELD_NUMBER: _builtins.int
+    SPLIT_STDERR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a retry safe: the same request_id of the same user attaches to the job it started the
     first time, for as long as that job is known. At most 128 characters.
@@ -385,6 +445,12 @@ class StartRequest(_message.Message):
     """What the command reads on its standard input, then end of file. At most 1 MiB."""
     name: _builtins.str
     """A name for people; it need not be unique. At most 128 characters."""
+    output_max_bytes: _builtins.int
+    """How many bytes of output are kept, the newest ones: the oldest are dropped, offsets stay. 0 means
+    the server's default, 18446744073709551615 (2^64-1) no cap. Not less than 64 KiB.
+    """
+    split_stderr: _builtins.bool
+    """Keeps standard error apart from standard output. By default they are one stream."""
     @_builtins.property
     def command(self) -> Global___Command: ...
     @_builtins.property
@@ -417,10 +483,12 @@ class StartRequest(_message.Message):
         stop: Global___StopPolicy | None = ...,
         name: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        output_max_bytes: _builtins.int = ...,
+        split_stderr: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "limits", b"limits", "stop", b"stop", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "env", b"env", "labels", b"labels", "limits", b"limits", "name", b"name", "request_id", b"request_id", "stdin", b"stdin", "stop", b"stop", "timeout", b"timeout", "user", b"user", "working_directory", b"working_directory"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "env", b"env", "labels", b"labels", "limits", b"limits", "name", b"name", "output_max_bytes", b"output_max_bytes", "request_id", b"request_id", "split_stderr", b"split_stderr", "stdin", b"stdin", "stop", b"stop", "timeout", b"timeout", "user", b"user", "working_directory", b"working_directory"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -471,7 +539,10 @@ class StopRequest(_message.Message):
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     GRACE_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
+    signal: _builtins.int
+    """Overrides the job's own stop signal. 0 means that one."""
     @_builtins.property
     def grace(self) -> _duration_pb2.Duration:
         """Overrides the job's own grace period. Zero kills at once."""
@@ -481,10 +552,11 @@ class StopRequest(_message.Message):
         *,
         job_id: _builtins.str = ...,
         grace: _duration_pb2.Duration | None = ...,
+        signal: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grace", b"grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace", b"grace", "job_id", b"job_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace", b"grace", "job_id", b"job_id", "signal", b"signal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -765,23 +837,42 @@ class OutputRequest(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     TAIL_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
+    LAST_BYTES_FIELD_NUMBER: _builtins.int
+    LAST_LINES_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     tail: _builtins.bool
     """Goes on until the job has finished."""
     offset: _builtins.int
     """Where to begin, in bytes from the start of the output."""
+    last_bytes: _builtins.int
+    """Begins that many bytes, or lines, before the end of what is there now. A last line without a
+    newline counts. At most one of offset, last_bytes and last_lines may be set.
+    """
+    last_lines: _builtins.int
+    stream: Global___OutputStream.ValueType
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         tail: _builtins.bool = ...,
         offset: _builtins.int = ...,
+        last_bytes: _builtins.int | None = ...,
+        last_lines: _builtins.int | None = ...,
+        stream: Global___OutputStream.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_bytes", b"_last_bytes", "_last_lines", b"_last_lines", "last_bytes", b"last_bytes", "last_lines", b"last_lines"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "offset", b"offset", "tail", b"tail"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_bytes", b"_last_bytes", "_last_lines", b"_last_lines", "job_id", b"job_id", "last_bytes", b"last_bytes", "last_lines", b"last_lines", "offset", b"offset", "stream", b"stream", "tail", b"tail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__last_bytes: _TypeAlias = _typing.Literal["last_bytes"]  # noqa: Y015
+    _WhichOneofArgType__last_bytes: _TypeAlias = _typing.Literal["_last_bytes", b"_last_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__last_lines: _TypeAlias = _typing.Literal["last_lines"]  # noqa: Y015
+    _WhichOneofArgType__last_lines: _TypeAlias = _typing.Literal["_last_lines", b"_last_lines"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_bytes) -> _WhichOneofReturnType__last_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_lines) -> _WhichOneofReturnType__last_lines | None: ...
 
 Global___OutputRequest: _TypeAlias = OutputRequest  # noqa: Y015
 
@@ -794,7 +885,9 @@ class OutputResponse(_message.Message):
     END_FIELD_NUMBER: _builtins.int
     output: _builtins.bytes
     offset: _builtins.int
-    """The offset of the first byte in `output`."""
+    """The offset of the first byte in `output`. Larger than where the message before it ended if a
+    cap on the output has dropped what was between.
+    """
     @_builtins.property
     def end(self) -> Global___OutputEnd:
         """Only in the last message of a stream, and always there."""
@@ -823,7 +916,7 @@ class OutputEnd(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     size: _builtins.int
-    """The size of the output in bytes: final if the job has finished."""
+    """The size of the output in bytes, with what a cap has dropped: final if the job has finished."""
     @_builtins.property
     def status(self) -> Global___StatusDetail: ...
     def __init__(
@@ -839,6 +932,301 @@ class OutputEnd(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OutputEnd: _TypeAlias = OutputEnd  # noqa: Y015
+
+@_typing.final
+class ListRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    STATUSES_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    CREATED_AFTER_FIELD_NUMBER: _builtins.int
+    CREATED_BEFORE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    owner: _builtins.str
+    name: _builtins.str
+    page_size: _builtins.int
+    """At most 1000; 0 means 100. A page may have fewer jobs than that and not be the last one."""
+    page_token: _builtins.str
+    """From the page before, for the same filters; empty for the first page."""
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___Status.ValueType]:
+        """What is not set is not asked for; a job has to match all that is set.
+        Any of these.
+        """
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """All of these."""
+
+    @_builtins.property
+    def created_after(self) -> _timestamp_pb2.Timestamp:
+        """The time of the job's acceptance: at or after, and before."""
+
+    @_builtins.property
+    def created_before(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        statuses: _abc.Iterable[Global___Status.ValueType] | None = ...,
+        owner: _builtins.str = ...,
+        name: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        created_after: _timestamp_pb2.Timestamp | None = ...,
+        created_before: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "labels", b"labels", "name", b"name", "owner", b"owner", "page_size", b"page_size", "page_token", b"page_token", "statuses", b"statuses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRequest: _TypeAlias = ListRequest  # noqa: Y015
+
+@_typing.final
+class ListResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]: ...
+    def __init__(
+        self,
+        *,
+        jobs: _abc.Iterable[Global___Job] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListResponse: _TypeAlias = ListResponse  # noqa: Y015
+
+@_typing.final
+class WaitRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long to wait at most. Unset means as long as it takes; zero does not wait."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitRequest: _TypeAlias = WaitRequest  # noqa: Y015
+
+@_typing.final
+class WaitResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def status(self) -> Global___StatusDetail: ...
+    def __init__(
+        self,
+        *,
+        status: Global___StatusDetail | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitResponse: _TypeAlias = WaitResponse  # noqa: Y015
+
+@_typing.final
+class WatchRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """From an earlier WatchResponse: begins after that event. Empty means from now on."""
+    job_id: _builtins.str
+    """Only events of this job, of jobs of this owner; empty means of all."""
+    owner: _builtins.str
+    def __init__(
+        self,
+        *,
+        resume_token: _builtins.str = ...,
+        job_id: _builtins.str = ...,
+        owner: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "owner", b"owner", "resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
+
+@_typing.final
+class WatchResponse(_message.Message):
+    """WatchResponse is one event. The first message of a stream that has no resume_token has no event:
+    it says from where on events come.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    type: Global___EventType.ValueType
+    job_id: _builtins.str
+    owner: _builtins.str
+    name: _builtins.str
+    user: _builtins.str
+    """Who asked for it; empty if nobody did."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def status(self) -> Global___StatusDetail:
+        """As it was when this happened."""
+
+    def __init__(
+        self,
+        *,
+        resume_token: _builtins.str = ...,
+        type: Global___EventType.ValueType = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        job_id: _builtins.str = ...,
+        owner: _builtins.str = ...,
+        name: _builtins.str = ...,
+        status: Global___StatusDetail | None = ...,
+        user: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "name", b"name", "owner", b"owner", "resume_token", b"resume_token", "status", b"status", "time", b"time", "type", b"type", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchResponse: _TypeAlias = WatchResponse  # noqa: Y015
+
+@_typing.final
+class SignalRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    ALL_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    signal: _builtins.int
+    """A signal's number."""
+    all: _builtins.bool
+    """All processes of the job, not the main one alone."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        signal: _builtins.int = ...,
+        all: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "job_id", b"job_id", "signal", b"signal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignalRequest: _TypeAlias = SignalRequest  # noqa: Y015
+
+@_typing.final
+class SignalResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignalResponse: _TypeAlias = SignalResponse  # noqa: Y015
+
+@_typing.final
+class RemoveRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveRequest: _TypeAlias = RemoveRequest  # noqa: Y015
+
+@_typing.final
+class RemoveResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveResponse: _TypeAlias = RemoveResponse  # noqa: Y015
 
 @_typing.final
 class StatusDetail(_message.Message):
@@ -921,6 +1309,10 @@ class Job(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
+    OUTPUT_MAX_BYTES_FIELD_NUMBER: _builtins.int
+    SPLIT_STDERR_FIELD_NUMBER: _builtins.int
+    STDERR_SIZE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     owner: _builtins.str
     """The Common Name of the user who started it."""
@@ -928,11 +1320,19 @@ class Job(_message.Message):
     working_directory: _builtins.str
     user: _builtins.str
     output_size: _builtins.int
-    """Bytes written so far; final once the job has finished; absent if the output is gone."""
+    """Bytes written so far, with those that a cap has dropped; final once the job has finished; absent
+    if the output is gone. Of standard output alone if stderr is kept apart.
+    """
     pid: _builtins.int
     """The main process while the job runs."""
     paused: _builtins.bool
     """Whether the kernel keeps all of the job's processes frozen now, on whoever's behalf."""
+    output_max_bytes: _builtins.int
+    """How many bytes of each stream are kept; 2^64-1 means all."""
+    split_stderr: _builtins.bool
+    stderr_size: _builtins.int
+    """The same as output_size, of standard error; absent unless it is kept apart."""
+    request_id: _builtins.str
     @_builtins.property
     def command(self) -> Global___Command: ...
     @_builtins.property
@@ -984,14 +1384,23 @@ class Job(_message.Message):
         usage: Global___Usage | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         paused: _builtins.bool = ...,
+        output_max_bytes: _builtins.int = ...,
+        split_stderr: _builtins.bool = ...,
+        stderr_size: _builtins.int | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_output_size", b"_output_size", "command", b"command", "created_at", b"created_at", "ended_at", b"ended_at", "limits", b"limits", "output_size", b"output_size", "started_at", b"started_at", "status", b"status", "stop", b"stop", "timeout", b"timeout", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_output_size", b"_output_size", "_stderr_size", b"_stderr_size", "command", b"command", "created_at", b"created_at", "ended_at", b"ended_at", "limits", b"limits", "output_size", b"output_size", "started_at", b"started_at", "status", b"status", "stderr_size", b"stderr_size", "stop", b"stop", "timeout", b"timeout", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_output_size", b"_output_size", "command", b"command", "created_at", b"created_at", "ended_at", b"ended_at", "env_names", b"env_names", "id", b"id", "labels", b"labels", "limits", b"limits", "name", b"name", "output_size", b"output_size", "owner", b"owner", "paused", b"paused", "pid", b"pid", "started_at", b"started_at", "status", b"status", "stop", b"stop", "timeout", b"timeout", "usage", b"usage", "user", b"user", "warnings", b"warnings", "working_directory", b"working_directory"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_output_size", b"_output_size", "_stderr_size", b"_stderr_size", "command", b"command", "created_at", b"created_at", "ended_at", b"ended_at", "env_names", b"env_names", "id", b"id", "labels", b"labels", "limits", b"limits", "name", b"name", "output_max_bytes", b"output_max_bytes", "output_size", b"output_size", "owner", b"owner", "paused", b"paused", "pid", b"pid", "request_id", b"request_id", "split_stderr", b"split_stderr", "started_at", b"started_at", "status", b"status", "stderr_size", b"stderr_size", "stop", b"stop", "timeout", b"timeout", "usage", b"usage", "user", b"user", "warnings", b"warnings", "working_directory", b"working_directory"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__output_size: _TypeAlias = _typing.Literal["output_size"]  # noqa: Y015
     _WhichOneofArgType__output_size: _TypeAlias = _typing.Literal["_output_size", b"_output_size"]  # noqa: Y015
+    _WhichOneofReturnType__stderr_size: _TypeAlias = _typing.Literal["stderr_size"]  # noqa: Y015
+    _WhichOneofArgType__stderr_size: _TypeAlias = _typing.Literal["_stderr_size", b"_stderr_size"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output_size) -> _WhichOneofReturnType__output_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stderr_size) -> _WhichOneofReturnType__stderr_size | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
 

@@ -77,6 +77,31 @@ class JobWorkerServiceStub:
                 request_serializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.StatsRequest.SerializeToString,
                 response_deserializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.StatsResponse.FromString,
                 _registered_method=True)
+        self.List = channel.unary_unary(
+                '/jobworker.v1.JobWorkerService/List',
+                request_serializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.ListRequest.SerializeToString,
+                response_deserializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.ListResponse.FromString,
+                _registered_method=True)
+        self.Wait = channel.unary_unary(
+                '/jobworker.v1.JobWorkerService/Wait',
+                request_serializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.WaitRequest.SerializeToString,
+                response_deserializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.WaitResponse.FromString,
+                _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/jobworker.v1.JobWorkerService/Watch',
+                request_serializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.WatchRequest.SerializeToString,
+                response_deserializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.WatchResponse.FromString,
+                _registered_method=True)
+        self.Signal = channel.unary_unary(
+                '/jobworker.v1.JobWorkerService/Signal',
+                request_serializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.SignalRequest.SerializeToString,
+                response_deserializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.SignalResponse.FromString,
+                _registered_method=True)
+        self.Remove = channel.unary_unary(
+                '/jobworker.v1.JobWorkerService/Remove',
+                request_serializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.RemoveRequest.SerializeToString,
+                response_deserializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.RemoveResponse.FromString,
+                _registered_method=True)
 
 
 class JobWorkerServiceServicer:
@@ -96,7 +121,8 @@ class JobWorkerServiceServicer:
     def Stop(self, request, context):
         """Stop ends a job: the stop signal, the grace period, then SIGKILL to all that is left in the
         job's cgroup. Returns when the job has ended. Stopping a finished job succeeds and changes
-        nothing. Needs the role mutate.
+        nothing; stopping one that is being stopped may bring its kill nearer, never put it off. Needs
+        the role mutate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,10 +136,11 @@ class JobWorkerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Output(self, request, context):
-        """Output streams a job's output (stdout and stderr as written) from its first byte, or from
-        `offset`. Without `tail` it sends what is there and ends; with `tail` it goes on until the job
-        has finished and every byte was sent. The last message carries `end`; a stream that ends
-        without it was cut off. Needs the role query.
+        """Output streams a job's output (stdout and stderr as written) from its first byte, from
+        `offset`, or from its last bytes or lines. Without `tail` it sends what is there and ends; with
+        `tail` it goes on until the job has finished and every byte was sent. Where a cap on the output
+        has dropped bytes, the stream goes on at the next byte there is, and `offset` shows the jump.
+        The last message carries `end`; a stream that ends without it was cut off. Needs the role query.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,6 +175,44 @@ class JobWorkerServiceServicer:
         """Stats tells what a job uses: one sample, or with `follow` one at each interval until the job
         has ended. The last one has the final usage and status; for a finished job it is the only one.
         Needs the role query.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def List(self, request, context):
+        """List tells of jobs, newest first, a page at a time. Needs the role query.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Wait(self, request, context):
+        """Wait answers when a job has ended, or when its timeout has passed: then `status` says that the
+        job has not finished. Needs the role query.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Watch(self, request, context):
+        """Watch streams what happens to jobs, from now on or from a resume token on, without a gap and
+        without a repetition. Needs the role query.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Signal(self, request, context):
+        """Signal sends a signal to a running job's main process, or to all of its processes. Needs the
+        role mutate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Remove(self, request, context):
+        """Remove forgets a finished job, and removes its output. Needs the role mutate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -195,6 +260,31 @@ def add_JobWorkerServiceServicer_to_server(servicer, server):
                     servicer.Stats,
                     request_deserializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.StatsRequest.FromString,
                     response_serializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.StatsResponse.SerializeToString,
+            ),
+            'List': grpc.unary_unary_rpc_method_handler(
+                    servicer.List,
+                    request_deserializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.ListRequest.FromString,
+                    response_serializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.ListResponse.SerializeToString,
+            ),
+            'Wait': grpc.unary_unary_rpc_method_handler(
+                    servicer.Wait,
+                    request_deserializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.WaitRequest.FromString,
+                    response_serializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.WaitResponse.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.WatchRequest.FromString,
+                    response_serializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.WatchResponse.SerializeToString,
+            ),
+            'Signal': grpc.unary_unary_rpc_method_handler(
+                    servicer.Signal,
+                    request_deserializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.SignalRequest.FromString,
+                    response_serializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.SignalResponse.SerializeToString,
+            ),
+            'Remove': grpc.unary_unary_rpc_method_handler(
+                    servicer.Remove,
+                    request_deserializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.RemoveRequest.FromString,
+                    response_serializer=jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.RemoveResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -416,6 +506,141 @@ class JobWorkerService:
             '/jobworker.v1.JobWorkerService/Stats',
             jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.StatsRequest.SerializeToString,
             jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.StatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def List(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobworker.v1.JobWorkerService/List',
+            jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.ListRequest.SerializeToString,
+            jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.ListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Wait(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobworker.v1.JobWorkerService/Wait',
+            jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.WaitRequest.SerializeToString,
+            jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.WaitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/jobworker.v1.JobWorkerService/Watch',
+            jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.WatchRequest.SerializeToString,
+            jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.WatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Signal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobworker.v1.JobWorkerService/Signal',
+            jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.SignalRequest.SerializeToString,
+            jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.SignalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Remove(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobworker.v1.JobWorkerService/Remove',
+            jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.RemoveRequest.SerializeToString,
+            jobworker_dot_rpc_dot_v1_dot_jobworker__pb2.RemoveResponse.FromString,
             options,
             channel_credentials,
             insecure,

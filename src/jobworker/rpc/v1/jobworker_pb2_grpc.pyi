@@ -45,15 +45,17 @@ class JobWorkerServiceStub:
     Stop: _grpc.UnaryUnaryMultiCallable[_jobworker_pb2.StopRequest, _jobworker_pb2.StopResponse]
     """Stop ends a job: the stop signal, the grace period, then SIGKILL to all that is left in the
     job's cgroup. Returns when the job has ended. Stopping a finished job succeeds and changes
-    nothing. Needs the role mutate.
+    nothing; stopping one that is being stopped may bring its kill nearer, never put it off. Needs
+    the role mutate.
     """
     Status: _grpc.UnaryUnaryMultiCallable[_jobworker_pb2.StatusRequest, _jobworker_pb2.StatusResponse]
     """Status tells a job's state and everything else that is known of it. Needs the role query."""
     Output: _grpc.UnaryStreamMultiCallable[_jobworker_pb2.OutputRequest, _jobworker_pb2.OutputResponse]
-    """Output streams a job's output (stdout and stderr as written) from its first byte, or from
-    `offset`. Without `tail` it sends what is there and ends; with `tail` it goes on until the job
-    has finished and every byte was sent. The last message carries `end`; a stream that ends
-    without it was cut off. Needs the role query.
+    """Output streams a job's output (stdout and stderr as written) from its first byte, from
+    `offset`, or from its last bytes or lines. Without `tail` it sends what is there and ends; with
+    `tail` it goes on until the job has finished and every byte was sent. Where a cap on the output
+    has dropped bytes, the stream goes on at the next byte there is, and `offset` shows the jump.
+    The last message carries `end`; a stream that ends without it was cut off. Needs the role query.
     """
     UpdateLimits: _grpc.UnaryUnaryMultiCallable[_jobworker_pb2.UpdateLimitsRequest, _jobworker_pb2.UpdateLimitsResponse]
     """UpdateLimits changes limits of a running job. What is not set stays as it is; "max" takes a
@@ -72,6 +74,22 @@ class JobWorkerServiceStub:
     has ended. The last one has the final usage and status; for a finished job it is the only one.
     Needs the role query.
     """
+    List: _grpc.UnaryUnaryMultiCallable[_jobworker_pb2.ListRequest, _jobworker_pb2.ListResponse]
+    """List tells of jobs, newest first, a page at a time. Needs the role query."""
+    Wait: _grpc.UnaryUnaryMultiCallable[_jobworker_pb2.WaitRequest, _jobworker_pb2.WaitResponse]
+    """Wait answers when a job has ended, or when its timeout has passed: then `status` says that the
+    job has not finished. Needs the role query.
+    """
+    Watch: _grpc.UnaryStreamMultiCallable[_jobworker_pb2.WatchRequest, _jobworker_pb2.WatchResponse]
+    """Watch streams what happens to jobs, from now on or from a resume token on, without a gap and
+    without a repetition. Needs the role query.
+    """
+    Signal: _grpc.UnaryUnaryMultiCallable[_jobworker_pb2.SignalRequest, _jobworker_pb2.SignalResponse]
+    """Signal sends a signal to a running job's main process, or to all of its processes. Needs the
+    role mutate.
+    """
+    Remove: _grpc.UnaryUnaryMultiCallable[_jobworker_pb2.RemoveRequest, _jobworker_pb2.RemoveResponse]
+    """Remove forgets a finished job, and removes its output. Needs the role mutate."""
 
 @_typing.type_check_only
 class JobWorkerServiceAsyncStub(JobWorkerServiceStub):
@@ -88,15 +106,17 @@ class JobWorkerServiceAsyncStub(JobWorkerServiceStub):
     Stop: _aio.UnaryUnaryMultiCallable[_jobworker_pb2.StopRequest, _jobworker_pb2.StopResponse]  # type: ignore[assignment]
     """Stop ends a job: the stop signal, the grace period, then SIGKILL to all that is left in the
     job's cgroup. Returns when the job has ended. Stopping a finished job succeeds and changes
-    nothing. Needs the role mutate.
+    nothing; stopping one that is being stopped may bring its kill nearer, never put it off. Needs
+    the role mutate.
     """
     Status: _aio.UnaryUnaryMultiCallable[_jobworker_pb2.StatusRequest, _jobworker_pb2.StatusResponse]  # type: ignore[assignment]
     """Status tells a job's state and everything else that is known of it. Needs the role query."""
     Output: _aio.UnaryStreamMultiCallable[_jobworker_pb2.OutputRequest, _jobworker_pb2.OutputResponse]  # type: ignore[assignment]
-    """Output streams a job's output (stdout and stderr as written) from its first byte, or from
-    `offset`. Without `tail` it sends what is there and ends; with `tail` it goes on until the job
-    has finished and every byte was sent. The last message carries `end`; a stream that ends
-    without it was cut off. Needs the role query.
+    """Output streams a job's output (stdout and stderr as written) from its first byte, from
+    `offset`, or from its last bytes or lines. Without `tail` it sends what is there and ends; with
+    `tail` it goes on until the job has finished and every byte was sent. Where a cap on the output
+    has dropped bytes, the stream goes on at the next byte there is, and `offset` shows the jump.
+    The last message carries `end`; a stream that ends without it was cut off. Needs the role query.
     """
     UpdateLimits: _aio.UnaryUnaryMultiCallable[_jobworker_pb2.UpdateLimitsRequest, _jobworker_pb2.UpdateLimitsResponse]  # type: ignore[assignment]
     """UpdateLimits changes limits of a running job. What is not set stays as it is; "max" takes a
@@ -115,6 +135,22 @@ class JobWorkerServiceAsyncStub(JobWorkerServiceStub):
     has ended. The last one has the final usage and status; for a finished job it is the only one.
     Needs the role query.
     """
+    List: _aio.UnaryUnaryMultiCallable[_jobworker_pb2.ListRequest, _jobworker_pb2.ListResponse]  # type: ignore[assignment]
+    """List tells of jobs, newest first, a page at a time. Needs the role query."""
+    Wait: _aio.UnaryUnaryMultiCallable[_jobworker_pb2.WaitRequest, _jobworker_pb2.WaitResponse]  # type: ignore[assignment]
+    """Wait answers when a job has ended, or when its timeout has passed: then `status` says that the
+    job has not finished. Needs the role query.
+    """
+    Watch: _aio.UnaryStreamMultiCallable[_jobworker_pb2.WatchRequest, _jobworker_pb2.WatchResponse]  # type: ignore[assignment]
+    """Watch streams what happens to jobs, from now on or from a resume token on, without a gap and
+    without a repetition. Needs the role query.
+    """
+    Signal: _aio.UnaryUnaryMultiCallable[_jobworker_pb2.SignalRequest, _jobworker_pb2.SignalResponse]  # type: ignore[assignment]
+    """Signal sends a signal to a running job's main process, or to all of its processes. Needs the
+    role mutate.
+    """
+    Remove: _aio.UnaryUnaryMultiCallable[_jobworker_pb2.RemoveRequest, _jobworker_pb2.RemoveResponse]  # type: ignore[assignment]
+    """Remove forgets a finished job, and removes its output. Needs the role mutate."""
 
 class JobWorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     """JobWorkerService starts arbitrary commands on its host and lets clients stop them, ask about
@@ -140,7 +176,8 @@ class JobWorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_jobworker_pb2.StopResponse, _abc.Awaitable[_jobworker_pb2.StopResponse]]:
         """Stop ends a job: the stop signal, the grace period, then SIGKILL to all that is left in the
         job's cgroup. Returns when the job has ended. Stopping a finished job succeeds and changes
-        nothing. Needs the role mutate.
+        nothing; stopping one that is being stopped may bring its kill nearer, never put it off. Needs
+        the role mutate.
         """
 
     @_abc_1.abstractmethod
@@ -157,10 +194,11 @@ class JobWorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _jobworker_pb2.OutputRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_jobworker_pb2.OutputResponse], _abc.AsyncIterator[_jobworker_pb2.OutputResponse]]:
-        """Output streams a job's output (stdout and stderr as written) from its first byte, or from
-        `offset`. Without `tail` it sends what is there and ends; with `tail` it goes on until the job
-        has finished and every byte was sent. The last message carries `end`; a stream that ends
-        without it was cut off. Needs the role query.
+        """Output streams a job's output (stdout and stderr as written) from its first byte, from
+        `offset`, or from its last bytes or lines. Without `tail` it sends what is there and ends; with
+        `tail` it goes on until the job has finished and every byte was sent. Where a cap on the output
+        has dropped bytes, the stream goes on at the next byte there is, and `offset` shows the jump.
+        The last message carries `end`; a stream that ends without it was cut off. Needs the role query.
         """
 
     @_abc_1.abstractmethod
@@ -203,5 +241,51 @@ class JobWorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         has ended. The last one has the final usage and status; for a finished job it is the only one.
         Needs the role query.
         """
+
+    @_abc_1.abstractmethod
+    def List(
+        self,
+        request: _jobworker_pb2.ListRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobworker_pb2.ListResponse, _abc.Awaitable[_jobworker_pb2.ListResponse]]:
+        """List tells of jobs, newest first, a page at a time. Needs the role query."""
+
+    @_abc_1.abstractmethod
+    def Wait(
+        self,
+        request: _jobworker_pb2.WaitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobworker_pb2.WaitResponse, _abc.Awaitable[_jobworker_pb2.WaitResponse]]:
+        """Wait answers when a job has ended, or when its timeout has passed: then `status` says that the
+        job has not finished. Needs the role query.
+        """
+
+    @_abc_1.abstractmethod
+    def Watch(
+        self,
+        request: _jobworker_pb2.WatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_jobworker_pb2.WatchResponse], _abc.AsyncIterator[_jobworker_pb2.WatchResponse]]:
+        """Watch streams what happens to jobs, from now on or from a resume token on, without a gap and
+        without a repetition. Needs the role query.
+        """
+
+    @_abc_1.abstractmethod
+    def Signal(
+        self,
+        request: _jobworker_pb2.SignalRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobworker_pb2.SignalResponse, _abc.Awaitable[_jobworker_pb2.SignalResponse]]:
+        """Signal sends a signal to a running job's main process, or to all of its processes. Needs the
+        role mutate.
+        """
+
+    @_abc_1.abstractmethod
+    def Remove(
+        self,
+        request: _jobworker_pb2.RemoveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobworker_pb2.RemoveResponse, _abc.Awaitable[_jobworker_pb2.RemoveResponse]]:
+        """Remove forgets a finished job, and removes its output. Needs the role mutate."""
 
 def add_JobWorkerServiceServicer_to_server(servicer: JobWorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
