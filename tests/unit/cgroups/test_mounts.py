@@ -16,8 +16,8 @@ from jobworker.cgroups.mounts import (
     holds_capability,
     parse_filesystems,
     parse_mountinfo,
-    read_names,
     parse_proc_cgroups,
+    read_names,
 )
 
 MOUNTINFO = r"""
