@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jobworker.cgroups import Cgroup
+    from jobworker.job.readers import Readers
     from jobworker.job.record import JobRecord
     from jobworker.job.spec import JobSpec
     from jobworker.job.state import JobStatus
@@ -33,12 +34,19 @@ class Job:
     """
 
     def __init__(
-        self, record: JobRecord, *, log_dir: Path, watcher: Watcher, cgroup: Cgroup
+        self,
+        record: JobRecord,
+        *,
+        log_dir: Path,
+        watcher: Watcher,
+        cgroup: Cgroup,
+        readers: Readers,
     ) -> None:
         self._record = record
         self._log_dir = log_dir
         self._watcher = watcher
         self._cgroup = cgroup
+        self._readers = readers
         self._finished = asyncio.Event()
         self._forgotten = False
         if record.finished:
@@ -154,7 +162,8 @@ class Job:
         Raises FailedPrecondition if the output is gone, ResourceExhausted if there is no
         descriptor left, and ShuttingDown when the Service is being left.
         """
-        return OutputStream(self, self._follow(offset, tail=tail), offset=offset, tail=tail)
+        follower = self._follow(offset, tail=tail)
+        return OutputStream(self, follower, offset=offset, tail=tail, readers=self._readers)
 
     def _follow(self, offset: int, *, tail: bool) -> Follower:
         fd = open_for_reading(self._log_dir, self.id)

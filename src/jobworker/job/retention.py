@@ -57,12 +57,14 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The jobs of a batch that have to go, and whether those that ended later have to be asked for.
+    """The jobs of a batch that have to go, and those that would have to if they were not held.
 
-    `due` is when the first job of the batch that may stay becomes too old, None if that is never.
+    `more` says whether the jobs that ended later have to be looked at as well. `due` is when the
+    first job that may stay becomes too old, None if that is never.
     """
 
-    remove: tuple[Candidate, ...]
+    remove: tuple[str, ...]
+    held: frozenset[str]
     more: bool
     due: float | None = None
 
@@ -79,18 +81,20 @@ def choose(
 
     Those that are `held` stay, although they count, and later ones go in their place.
     """
-    remove = []
+    remove: list[str] = []
+    staying: set[str] = set()
     jobs, size = totals.jobs, totals.bytes
     for job in batch:
-        if job.id in held:
-            continue
         too_old = retention.keep_for is not None and now >= job.ended_at + retention.keep_for
         too_many = retention.keep_jobs is not None and jobs > retention.keep_jobs
         too_large = retention.keep_bytes is not None and size > retention.keep_bytes
         if not (too_old or too_many or too_large):
             due = None if retention.keep_for is None else job.ended_at + retention.keep_for
-            return Choice(tuple(remove), more=False, due=due)
-        remove.append(job)
+            return Choice(tuple(remove), frozenset(staying), more=False, due=due)
+        if job.id in held:
+            staying.add(job.id)
+            continue
+        remove.append(job.id)
         jobs -= 1
         size -= job.disk_bytes
-    return Choice(tuple(remove), more=True)
+    return Choice(tuple(remove), frozenset(staying), more=True)
