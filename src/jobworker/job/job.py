@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from jobworker.errors import JobNotFound, JobWorkerError
 from jobworker.job import stats
 from jobworker.job.freezer import is_frozen
+from jobworker.job.readers import Readers
 from jobworker.job.state import State
 from jobworker.job.stream import OutputStream
 from jobworker.output import follow, open_for_reading, read_to, size
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jobworker.cgroups import Cgroup
-    from jobworker.job.readers import Readers
     from jobworker.job.record import JobRecord
     from jobworker.job.spec import JobSpec
     from jobworker.job.state import JobStatus
@@ -40,13 +40,13 @@ class Job:
         log_dir: Path,
         watcher: Watcher,
         cgroup: Cgroup,
-        readers: Readers,
+        readers: Readers | None = None,
     ) -> None:
         self._record = record
         self._log_dir = log_dir
         self._watcher = watcher
         self._cgroup = cgroup
-        self._readers = readers
+        self._readers = Readers() if readers is None else readers
         self._finished = asyncio.Event()
         self._forgotten = False
         if record.finished:

@@ -111,7 +111,7 @@ class Service:
         running.check()
         self._retention = retention
         self._places = Places(running)
-        self._readers = Readers(lambda job_id: self._retainer.reader_left(job_id))
+        self._readers = Readers(self._reader_left)
         self._on_change = on_change
         self._custody = Custody(
             run_dir=self._run_dir,
@@ -312,7 +312,9 @@ class Service:
         in its directory: then nothing has changed; or not all of its files could be removed, which
         is tried again), ResourceExhausted or Unavailable.
         """
-        job = await self._fetch_for("remove", job_id)
+        if self._closing:
+            raise ShuttingDown(f"cannot remove job {job_id}: the server is shutting down")
+        job = await self.fetch_job(job_id)
         refuse_running(job)
         await self._changes.run(job.id, lambda: self._removal.remove(job, user))
         return job
@@ -332,6 +334,9 @@ class Service:
             fetch=self._fetch_recorded,
             in_thread=in_thread,
         )
+
+    def _reader_left(self, job_id: str) -> None:
+        self._retainer.reader_left(job_id)
 
     def _removed(self, job: Job, user: str) -> None:
         self._unrecorded.pop(job.id, None)
@@ -372,7 +377,9 @@ class Service:
     async def _change(
         self, job_id: str, doing: str, action: Callable[[Job], Awaitable[None]]
     ) -> Job:
-        job = await self._fetch_for(doing, job_id)
+        if self._closing:
+            raise ShuttingDown(f"cannot {doing} job {job_id}: the server is shutting down")
+        job = await self._fetch_started(job_id)
 
         async def change() -> None:
             if job.finished:
@@ -439,11 +446,6 @@ class Service:
             await freezer.finish_freezing(self.cgroups.cgroup(job.id))
         except (OSError, ValueError):
             log.exception("cannot tell whether job %s is paused", job.id)
-
-    async def _fetch_for(self, doing: str, job_id: str) -> Job:
-        if self._closing:
-            raise ShuttingDown(f"cannot {doing} job {job_id}: the server is shutting down")
-        return await self._fetch_started(job_id)
 
     async def _fetch_started(self, job_id: str) -> Job:
         """Return a job, once it is known whether its command could be executed."""
