@@ -99,24 +99,23 @@ class Client:
         has passed and it is still away, this raises StreamInterrupted.
         """
         patience = Patience(give_up_after)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        begun = time.monotonic()
+        left = timeout
         while True:
-            now = time.monotonic()
-            patience.asks(now)
-            left = None if deadline is None else max(deadline - now, 0.0)
+            patience.asks(time.monotonic())
             try:
                 return (await self._stub.Wait(channel.wait_request(job_id, left))).status
             except grpc.aio.AioRpcError as error:
                 failure = error
             now = time.monotonic()
             delay = patience.lost(now, failure)
-            if left == 0 and deadline is not None:
+            if left == 0:
                 raise patience.interrupted(problem_of(failure)) from failure
             if patience.must_notify(now):
                 on_interrupted(problem_of(failure))
-            if deadline is not None:
-                delay = min(delay, max(deadline - now, 0.0))
-            await asyncio.sleep(delay)
+            await asyncio.sleep(delay if left is None else min(delay, left))
+            if timeout is not None:
+                left = max(begun + timeout - time.monotonic(), 0.0)
 
     async def status(self, job_id: UUID | str) -> pb.StatusResponse:
         """Ask for everything that is known of a job."""
