@@ -50,6 +50,10 @@ TABLE = {
     "server.end.received": "The server has heard of the end.",
     "server.end.recorded": "The end is in the registry.",
     "server.end.told": "Those who wait for the job and those who follow it have been told.",
+    # Removal
+    "server.removal.forgotten": "The registry has forgotten the job, but not its files.",
+    "server.removal.files_removed": "Nothing of the job is left but the note that it is to go.",
+    "server.removal.done": "The note is gone.",
     # The start of a server
     "server.recovery.locked": "The server owns its directories.",
     "server.recovery.registry_opened": "The registry is open.",

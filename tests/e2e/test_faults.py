@@ -182,6 +182,22 @@ async def test_a_stop_that_is_asked_for_until_it_is_answered_ends_the_job(
 
 
 @pytest.mark.parametrize("victims", [(SERVER,), (SERVER, SHIM)], ids="+".join)
+@named("server.removal.")
+async def test_a_job_that_is_removed_is_gone_with_its_files(faulty, executions, step, victims):
+    async with faulty.client() as client:
+        job_id = (await persist(lambda: client.start(job(executions)))).job_id
+        await end_of(client, job_id)
+        faulty.order(step, *victims)
+        async with under_way(client.remove(job_id)):
+            await strike(faulty, victims)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await persist(lambda: client.status(job_id))
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        await faulty.check_invariants(client)
+        assert not (faulty.log_dir / job_id).exists()
+
+
+@pytest.mark.parametrize("victims", [(SERVER,), (SERVER, SHIM)], ids="+".join)
 @named("server.recovery.")
 async def test_a_server_that_dies_while_it_starts_harms_no_job(
     faulty, executions, gate, step, victims
