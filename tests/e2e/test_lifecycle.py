@@ -10,7 +10,7 @@ import pytest
 
 from jobworker.job import JobSpec, Reason, Service, State
 from jobworker.rpc.v1 import jobworker_pb2 as pb
-from tests.support.jobs import sh
+from tests.support.jobs import Gate, sh
 from tests.support.shim import signal_shim
 from tests.support.waiting import until
 
@@ -78,29 +78,35 @@ async def test_every_signal_of_several_stops_is_sent_and_the_first_kill_counts(s
     assert (job.status.state, job.status.signal) == (State.STOPPED, 9)
 
 
-async def test_a_stop_of_a_job_that_exits_at_that_instant_has_one_answer(service, gate, changes):
+async def test_a_stop_of_a_job_that_exits_at_that_instant_has_one_answer(
+    service, tmp_path, changes
+):
     """200 jobs end by themselves while each is stopped twice: one of the two, the same for all."""
-    jobs = [await service.start_job(script(f"{gate.wait}; exit 3")) for _ in range(200)]
-    opening = asyncio.get_running_loop().run_in_executor(None, gate.open)
-    stops = [
-        service.stop_job(job.id, signal=signum, grace=3600)
-        for job in jobs
-        for signum in (signal.SIGTERM, signal.SIGINT)
-    ]
-    waits = [service.wait_job(job.id) for job in jobs]
-    async with asyncio.timeout(120):
-        stopped, waited = await asyncio.gather(asyncio.gather(*stops), asyncio.gather(*waits))
-    await opening
-    for index, job in enumerate(jobs):
-        recorded = (await service.fetch_job(job.id)).record.status
-        told = {each.record.status for each in stopped[2 * index : 2 * index + 2]}
-        assert told == {recorded, waited[index]} == {recorded}
-        assert recorded.state in (State.EXITED, State.STOPPED)
-        assert (recorded.state is State.STOPPED) == (recorded.reason is Reason.STOPPED)
-        if recorded.state is State.EXITED:
-            assert recorded.exit_code == 3
-    ends = [change.job.id for change in changes if change.event == "ended"]
-    assert sorted(ends) == sorted(job.id for job in jobs)
+    ended = []
+    for batch in range(10):
+        gate = Gate(tmp_path / f"gate-{batch}")
+        jobs = [await service.start_job(script(f"{gate.wait}; exit 3")) for _ in range(20)]
+        asked = [
+            asyncio.gather(
+                service.stop_job(job.id, signal=signal.SIGTERM, grace=3600),
+                service.stop_job(job.id, signal=signal.SIGINT, grace=3600),
+                service.wait_job(job.id),
+            )
+            for job in jobs
+        ]
+        gate.open()
+        async with asyncio.timeout(60):
+            told = await asyncio.gather(*asked)
+        gate.close()
+        for job, (one, other, waited) in zip(jobs, told, strict=True):
+            recorded = (await service.fetch_job(job.id)).record.status
+            assert one.record.status == other.record.status == waited == recorded
+            assert recorded.state in (State.EXITED, State.STOPPED)
+            assert (recorded.state is State.STOPPED) == (recorded.reason is Reason.STOPPED)
+            if recorded.state is State.EXITED:
+                assert recorded.exit_code == 3
+        ended += [job.id for job in jobs]
+    assert sorted(each.job.id for each in changes if each.event == "ended") == sorted(ended)
 
 
 # Signals
@@ -108,11 +114,11 @@ async def test_a_stop_of_a_job_that_exits_at_that_instant_has_one_answer(service
 
 async def test_a_signal_reaches_the_main_process_alone_or_all(service):
     """The main process waits for its child, which says what it gets as well."""
-    child = 'for s in USR1 USR2; do trap "echo child $s" $s; done; echo child ready; '
+    child = 'for s in USR1 USR2; do trap "echo child $s" $s; done; echo child up; '
     loop = "while :; do sleep 0.02; done"
     job = await service.start_job(script(f"setsid sh -c '{child}{loop}' & {NAMES}; {loop}"))
-    await says(job, b"child ready")
-    await says(job, b"\nready" if not (await job.output()).startswith(b"ready") else b"ready")
+    await says(job, b"child up")
+    await says(job, b"ready")
     await service.signal_job(job.id, signal.SIGUSR1)
     await says(job, b"got USR1")
     await service.signal_job(job.id, signal.SIGUSR2, all_processes=True)
@@ -181,6 +187,25 @@ async def test_waits_and_stops_over_the_wire(server, gate):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await client.signal(job_id, signal.SIGUSR1)
         assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_the_signal_of_a_stop_and_whom_a_signal_is_for_arrive_over_the_wire(server):
+    loop = "while :; do sleep 0.02; done"
+    running = server()
+    async with running.client() as client:
+        job_id = (await client.start(sh(f"trap 'exit 4' USR1; echo ready; {loop}"))).job_id
+        await until(lambda: b"ready" in (running.log_dir / job_id / "output").read_bytes())
+        await client.stop(job_id, signal=signal.SIGUSR1)
+        status = await client.wait(job_id, 0)
+        assert (status.status, status.exit_code) == (pb.STATUS_STOPPED, 4)
+
+        child = f"trap 'exit 5' USR1; echo child up; {loop}"
+        main = f'sh -c "{child}" & trap "" USR1; echo ready; wait $!'
+        job_id = (await client.start(sh(main))).job_id
+        output = running.log_dir / job_id / "output"
+        await until(lambda: b"child up" in output.read_bytes() and b"ready" in output.read_bytes())
+        await client.signal(job_id, signal.SIGUSR1, all_processes=True)
+        assert (await client.wait(job_id)).exit_code == 5
 
 
 async def test_a_wait_outlives_servers_that_are_killed_or_terminated(server, gate):
