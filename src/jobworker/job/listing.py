@@ -96,10 +96,10 @@ class Query:
 class Walk:
     """One way through the registry: an index whose order is the listing's.
 
-    `sources` are the parts of it, as table (with its index), job id's column and condition.
+    `sources` are the parts of it, as table (with its index) and condition.
     """
 
-    sources: tuple[tuple[str, str, str], ...]
+    sources: tuple[tuple[str, str], ...]
     fulfils: str
     """The filter that every job on the way matches, a key of `_conditions`; empty: none."""
 
@@ -107,21 +107,21 @@ class Walk:
 def walks(asked: JobFilter) -> list[Walk]:
     """Return the ways that lead to all jobs asked for, at least one."""
     found = [
-        Walk((("labels", "job_id", f"key = :{key} AND value = :{value}"),), f"label {index}")
+        Walk((("labels", f"key = :{key} AND value = :{value}"),), f"label {index}")
         for index, key, value in _label_names(asked)
     ]
     if asked.name:
-        source = ("jobs INDEXED BY jobs_by_name", "id", "name = :name AND name <> ''")
+        source = ("jobs INDEXED BY jobs_by_name", "name = :name AND name <> ''")
         found.append(Walk((source,), "name"))
     if asked.owner:
-        found.append(Walk((("jobs INDEXED BY jobs_by_owner", "id", "owner = :owner"),), "owner"))
+        found.append(Walk((("jobs INDEXED BY jobs_by_owner", "owner = :owner"),), "owner"))
     if asked.states:
         sources = [
-            ("jobs INDEXED BY jobs_by_state", "id", f"state = :state{index}")
+            ("jobs INDEXED BY jobs_by_state", f"state = :state{index}")
             for index in range(len(asked.states))
         ]
         found.append(Walk(tuple(sources), "states"))
-    return found or [Walk((("jobs INDEXED BY jobs_by_time", "id", "TRUE"),), "")]
+    return found or [Walk((("jobs INDEXED BY jobs_by_time", "TRUE"),), "")]
 
 
 def length(asked: JobFilter, walk: Walk, position: Position | None, most: int) -> Query:
@@ -133,13 +133,18 @@ def length(asked: JobFilter, walk: Walk, position: Position | None, most: int) -
 
 
 def candidates(asked: JobFilter, walk: Walk, position: Position | None, most: int) -> Query:
-    """Ask for the next jobs on a way: `created_at`, `id`, and whether the job `matches`."""
+    """Ask for the next jobs on a way.
+
+    The columns are `created_at`, `id`, whether the job `matches`, and its `number`.
+    """
     conditions = [text for key, text in _conditions(asked).items() if key != walk.fulfils]
     found = _candidates(asked, walk, position)
     return Query(
         f"""
-        SELECT found.created_at, found.id, {" AND ".join(conditions) or "TRUE"} AS matches
-        FROM ({found}) AS found {"CROSS JOIN jobs ON jobs.id = found.id" if conditions else ""}
+        SELECT found.created_at, found.id, {" AND ".join(conditions) or "TRUE"} AS matches,
+            found.number
+        FROM ({found}) AS found
+        {"CROSS JOIN jobs ON jobs.number = found.number" if conditions else ""}
         ORDER BY found.created_at DESC, found.id
         """,  # noqa: S608 - what users have written is among the values
         _values(asked, position) | {"most": most},
@@ -154,12 +159,12 @@ def _candidates(asked: JobFilter, walk: Walk, position: Position | None) -> str:
         bounds += " AND created_at < :created_before"
     if position is not None:
         # The first half alone would do, but not as a range of the index.
-        bounds += " AND created_at <= :at AND (created_at < :at OR {id} > :id)"
+        bounds += " AND created_at <= :at AND (created_at < :at OR id > :id)"
     order = "ORDER BY created_at DESC, id LIMIT :most"
     parts = [
-        f"SELECT * FROM (SELECT created_at, {job_id} AS id FROM {table}"  # noqa: S608
-        f" WHERE {condition}{bounds.format(id=job_id)} {order})"
-        for table, job_id, condition in walk.sources
+        f"SELECT * FROM (SELECT created_at, id, number FROM {table}"  # noqa: S608
+        f" WHERE {condition}{bounds} {order})"
+        for table, condition in walk.sources
     ]
     return parts[0] if len(parts) == 1 else f"{' UNION ALL '.join(parts)} {order}"
 
@@ -176,7 +181,7 @@ def _conditions(asked: JobFilter) -> dict[str, str]:
     for index, key, value in _label_names(asked):
         conditions[f"label {index}"] = (
             f"EXISTS (SELECT 1 FROM labels WHERE key = :{key} AND value = :{value}"  # noqa: S608
-            " AND created_at = found.created_at AND job_id = found.id)"
+            " AND created_at = found.created_at AND id = found.id)"
         )
     return conditions
 

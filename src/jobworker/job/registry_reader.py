@@ -17,7 +17,7 @@ from jobworker.job.listing import Position
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from jobworker.job.listing import JobFilter, Query, Walk
@@ -96,12 +96,13 @@ class RegistryReader:
         places, end = self._places(connection, asked, walk, position, count)
         records: list[JobRecord] = []
         size = 0
-        for place, row in self._bodies(connection, places):
-            size += sum(len(row[column]) for column in _BODY)
-            if records and (size > self._size or len(records) == count):
+        for number, place in places.items():
+            if len(records) == count:
                 return Found(records, Position.of(records[-1]))
-            if Position(row["created_at"], row["id"]) != place:
-                raise ValueError(f"an index has job {place.id} in the wrong place")
+            row = _job(connection, number, place)
+            size += sum(len(row[column]) for column in _BODY)
+            if records and size > self._size:
+                return Found(records, Position.of(records[-1]))
             records.append(rows.record(row))
         return Found(records, end)
 
@@ -126,31 +127,32 @@ class RegistryReader:
         walk: Walk,
         position: Position | None,
         count: int,
-    ) -> tuple[list[Position], Position | None]:
-        """Return the places of `count` matching jobs and of one more, and where to go on."""
-        places: list[Position] = []
+    ) -> tuple[dict[int, Position], Position | None]:
+        """Return where `count` matching jobs and one more are, by number, and where to go on."""
+        places: dict[int, Position] = {}
         scanned, step = 0, count + 1
         while len(places) <= count:
             if scanned >= self._scanned:
                 return places, position
             step = min(step, self._scanned - scanned)
             found = _execute(connection, listing.candidates(asked, walk, position, step))
-            places += [Position(at, job_id) for at, job_id, matches in found if matches]
+            places |= {
+                number: Position(at, job_id) for at, job_id, matches, number in found if matches
+            }
             if len(found) < step:
                 return places, None
             position = Position(*found[-1][:2])
             scanned += step
             step *= 4
-        return places[: count + 1], None
+        return places, None
 
-    def _bodies(
-        self, connection: sqlite3.Connection, places: list[Position]
-    ) -> Iterator[tuple[Position, sqlite3.Row]]:
-        for place in places:
-            row = connection.execute("SELECT * FROM jobs WHERE id = ?", (place.id,)).fetchone()
-            if row is None:
-                raise ValueError(f"an index has job {place.id}, which is not there")
-            yield place, row
+
+def _job(connection: sqlite3.Connection, number: int, place: Position) -> sqlite3.Row:
+    query = connection.execute("SELECT * FROM jobs WHERE number = ?", (number,))
+    row: sqlite3.Row | None = query.fetchone()
+    if row is None or Position(row["created_at"], row["id"]) != place:
+        raise ValueError(f"job {place.id} is not where an index has it")
+    return row
 
 
 def _execute(connection: sqlite3.Connection, query: Query) -> list[Any]:
