@@ -93,6 +93,7 @@ _PARTS: Final[Mapping[str, str]] = {
     "name": "--name",
     "offset": "--offset",
     "request_id": "--request-id",
+    "signal": "SIGNAL",
     "stdin": "--stdin",
     "stop.grace": "--stop-grace",
     "stop.signal": "--stop-signal",
