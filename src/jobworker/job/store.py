@@ -86,7 +86,7 @@ class Store:
         """
         try:
             with database.translated("read", self.path):
-                found = self.read("SELECT * FROM jobs WHERE output_size IS NULL", {})
+                found = self.read(database.UNFINISHED, {})
                 return [rows.record(row) for row in found]
         except RegistryDamaged as error:
             raise ConfigError(database.unusable(self.path, error.__cause__)) from error
