@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jobworker.job.listing import JobFilter, Query, Walk
     from jobworker.job.record import JobRecord
 
-MAX_SCANNED: Final = 10_000
+MAX_SCANNED: Final = 5_000
 """How many jobs are looked at for one page, whether they match or not."""
 MAX_BYTES: Final = 1024 * 1024
 """How large the jobs of one page may be together, as they are stored."""

@@ -15,7 +15,7 @@ from jobworker.errors import ConfigError, RegistryDamaged, RequestConflict
 from jobworker.job import database, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from jobworker.job.record import JobRecord
@@ -112,3 +112,8 @@ class Store:
         """
         with database.translated("write", self.path):
             return self._connection.execute(statement, values).rowcount
+
+    def write_many(self, statement: str, values: Iterable[dict[str, Any]]) -> None:
+        """Execute a statement for each of `values`. Raises sqlite3.IntegrityError."""
+        with database.translated("write", self.path):
+            self._connection.executemany(statement, values)
