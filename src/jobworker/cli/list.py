@@ -60,7 +60,7 @@ def _moment(text: str) -> float:
 Examples:
   jobworker-cli list --status running
   jobworker-cli list --owner user_alpha --label team=infra --since 2h
-  jobworker-cli list --all --format json | jq -r 'select(.status.exit_code > 0).id'
+  jobworker-cli list --status exited --format json | jq .status.exit_code
   jobworker-cli list -q --status running | xargs -rn1 jobworker-cli stop
 """,
 )

@@ -84,8 +84,12 @@ class Catalog:
             if asked.matches(job.record) and _between(begin, Position.of(job.record), found.end)
         ]
         records.sort(key=lambda record: Position.of(record).sort_key())
+        end = found.end
+        if len(records) > count:
+            records = records[:count]
+            end = Position.of(records[-1])
         entries = await self._reader.run(_entries, records, jobs)
-        token = tokens.write(found.end, asked) if found.end is not None else ""
+        token = tokens.write(end, asked) if end is not None else ""
         return Page(entries, token)
 
 

@@ -99,6 +99,7 @@ def connect(path: Path, *, patience: float, read_only: bool = False) -> sqlite3.
         uri=True,
         isolation_level=None,
         timeout=patience,
+        check_same_thread=not read_only,  # The reader's thread is gone when it is closed.
     )
     connection.row_factory = sqlite3.Row
     return connection
