@@ -856,3 +856,97 @@ async def test_a_server_without_tls(cli, serve, service):
 def combined(path: Path, *certificates: Path) -> Path:
     path.write_bytes(b"".join(certificate.read_bytes() for certificate in certificates))
     return path
+
+
+# list
+
+
+def add_jobs(service, count, **fields):
+    jobs = [service.add(**fields).job for _ in range(count)]
+    for number, job in enumerate(jobs):
+        job.name = f"job{number}"
+        job.created_at.FromSeconds(1_700_000_000 + number)
+    return jobs
+
+
+async def test_list_shows_jobs_newest_first_under_names(cli, service):
+    first, second = add_jobs(service, 2)
+    result = await cli("list")
+    lines = result.stdout.decode().splitlines()
+    assert [line.split()[0] for line in lines] == ["JOB", second.id, first.id]
+    assert "exited (0)" in lines[1]
+    assert (result.status, result.stderr) == (0, "")
+
+
+async def test_list_follows_pages_by_itself_and_says_if_there_are_more(cli, service):
+    jobs = add_jobs(service, 8)
+    service.page = 3
+    everything = await cli("list", "-q", "--all")
+    assert everything.stdout.decode().split() == [job.id for job in reversed(jobs)]
+    assert everything.stderr == ""
+    some = await cli("list", "-q", "--limit", "5")
+    assert some.stdout.decode().split() == [job.id for job in reversed(jobs[3:])]
+    assert "more than 5" in some.stderr
+    assert "--all" in some.stderr
+    exact = await cli("list", "-q", "--limit", "8")
+    assert len(exact.stdout.split()) == 8
+    assert exact.stderr == ""
+
+
+async def test_list_as_json_is_an_object_a_line(cli, service):
+    jobs = add_jobs(service, 2)
+    result = await cli("list", "--format", "json")
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [job["id"] for job in found] == [job.id for job in reversed(jobs)]
+    assert found[0]["status"]["status"] == "STATUS_EXITED"
+
+
+async def test_list_sends_what_is_asked_for(cli, service):
+    words = "--status running --status lost --owner o --name n --label a=1 --label b=2=3"
+    times = ("--since", "2026-01-31T08:00:00Z", "--until", "2026-02-01T08:00:00+01:00")
+    await cli("list", *words.split(), *times)
+    (request,) = service.requests
+    assert [*request.statuses] == [pb.STATUS_RUNNING, pb.STATUS_LOST]
+    assert (request.owner, request.name) == ("o", "n")
+    assert dict(request.labels) == {"a": "1", "b": "2=3"}
+    assert request.created_after.ToJsonString() == "2026-01-31T08:00:00Z"
+    assert request.created_before.ToJsonString() == "2026-02-01T07:00:00Z"
+
+
+async def test_list_asks_for_all_that_have_ended_with_one_word(cli, service):
+    await cli("list", "--status", "finished")
+    (request,) = service.requests
+    assert [*request.statuses] == [pb.STATUS_STOPPED, pb.STATUS_EXITED, pb.STATUS_LOST]
+
+
+async def test_list_of_no_jobs_has_the_names_of_the_columns_alone(cli, service):
+    assert (await cli("list")).stdout.split()[0] == b"JOB"
+    assert (await cli("list", "-q")).stdout == b""
+    assert (await cli("list", "--format", "json")).stdout == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--status", "sleeping"], "running"),
+        (["--since", "yesterday"], "2h"),
+        (["--label", "k"], "KEY=VALUE"),
+        (["--label", "k=1", "--label", "k=2"], "no job has both"),
+        (["--limit", "0"], "nothing"),
+        (["--limit", "1", "--all"], "exclude"),
+    ],
+)
+async def test_list_refuses_what_cannot_be_meant(cli, service, arguments, said):
+    result = await cli("list", *arguments)
+    assert result.status == 2
+    assert said in result.stderr
+    assert service.requests == []
+
+
+async def test_list_says_what_the_server_says_in_the_words_of_the_command_line(cli, service):
+    service.refusals["List"] = [
+        Refusal(grpc.StatusCode.INVALID_ARGUMENT, "created_after: is too early")
+    ]
+    result = await cli("list", "--since", "2h")
+    assert result.status == 1
+    assert "cannot list jobs: --since: is too early" in result.stderr

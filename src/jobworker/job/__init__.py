@@ -1,6 +1,8 @@
 """Jobs: starting, stopping and asking about commands, without knowing of gRPC."""
 
+from jobworker.job.catalog import Entry, Page
 from jobworker.job.job import Job
+from jobworker.job.listing import JobFilter
 from jobworker.job.record import JobRecord
 from jobworker.job.service import Change, Service
 from jobworker.job.spec import JobSpec, StopPolicy
@@ -8,10 +10,13 @@ from jobworker.job.state import JobStatus, Reason, State
 
 __all__ = [
     "Change",
+    "Entry",
     "Job",
+    "JobFilter",
     "JobRecord",
     "JobSpec",
     "JobStatus",
+    "Page",
     "Reason",
     "Service",
     "State",
