@@ -12,7 +12,7 @@ from jobworker.job.retention import DEFAULT_KEEP_JOBS, Retention
 from jobworker.units import parse_count, parse_duration, parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 _UNBOUNDED: Final = ("none", "max")
 
@@ -43,7 +43,7 @@ DURATION: Final = Bound("duration", parse_duration)
 COUNT: Final = Bound("count", parse_count)
 SIZE: Final = Bound("size", parse_size)
 
-FLAGS: Final[Mapping[str, tuple[Bound, str, str]]] = {
+FLAGS: Final[dict[str, tuple[Bound, str, str]]] = {
     "--keep-for": (DURATION, "30d", "How long a finished job and its output are kept."),
     "--keep-jobs": (
         COUNT,
