@@ -1,7 +1,9 @@
 """Jobs: starting, stopping and asking about commands, without knowing of gRPC."""
 
 from jobworker.job.job import Job
+from jobworker.job.places import RunningLimits
 from jobworker.job.record import JobRecord
+from jobworker.job.retention import Retention
 from jobworker.job.service import Change, Service
 from jobworker.job.spec import JobSpec, StopPolicy
 from jobworker.job.state import JobStatus, Reason, State
@@ -13,6 +15,8 @@ __all__ = [
     "JobSpec",
     "JobStatus",
     "Reason",
+    "Retention",
+    "RunningLimits",
     "Service",
     "State",
     "StopPolicy",
