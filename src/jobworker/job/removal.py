@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jobworker.job.ended import EndedJobs
     from jobworker.job.job import Job
 
-BATCH: Final = 32
+BATCH: Final = 16
 """How many jobs go at a time: the event loop is held up for some milliseconds by that many."""
 
 Problems = dict[str, Exception]
