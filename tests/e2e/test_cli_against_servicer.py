@@ -522,6 +522,45 @@ async def test_pause_and_resume_as_json_say_which(cli, service, command):
     assert json.loads(result.stdout) == {"job_id": job_id}
 
 
+async def test_remove_says_which_and_goes_on_after_a_failure(cli, service):
+    first, alive, second = service.add(), service.add(status=RUNNING), service.add()
+    lost = Refusal(grpc.StatusCode.UNAVAILABLE, "Socket closed while it was read")
+    service.refusals["Remove"] = [lost]
+    ids = [job.job.id for job in (first, alive, second, second)]
+    result = await cli("remove", *ids)
+    assert (result.status, result.stdout.decode()) == (1, f"{second.job.id}\n")
+    said = result.stderr.splitlines()
+    assert said[0].startswith(f"jobworker-cli: cannot remove job {first.job.id}: the connection")
+    assert said[1] == (
+        f"It may be removed all the same: jobworker-cli status {first.job.id} says whether it is."
+    )
+    (last,) = said[2:]
+    assert last == (
+        f"jobworker-cli: cannot remove job {alive.job.id}: it is running; stop it first: "
+        f"jobworker-cli stop {alive.job.id}"
+    )
+    assert set(service.jobs) == {first.job.id, alive.job.id}
+
+
+async def test_remove_by_force_kills_first(cli, service):
+    jobs = [service.add(status=RUNNING), service.add()]
+    result = await cli("remove", "-f", "--format", "json", *(job.job.id for job in jobs))
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [
+        {"job_id": job.job.id} for job in jobs
+    ]
+    assert (result.status, result.stderr, service.jobs) == (0, "", {})
+    assert service.requests[0].HasField("grace")
+    assert service.requests[0].grace.ToNanoseconds() == 0
+
+
+async def test_remove_does_not_try_every_job_on_a_server_that_is_not_there(cli):
+    cli.url = "localhost:1"
+    result = await cli("remove", "x", "y")
+    assert (result.status, result.stdout) == (1, b"")
+    assert result.stderr.startswith("jobworker-cli: cannot remove job x, y: cannot reach")
+    assert len(result.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "doing"),
     [
@@ -596,7 +635,9 @@ async def test_followed_stats_as_json_are_an_object_a_line(cli, service):
     assert json.loads(line)["status"]["status"] == "STATUS_EXITED"
 
 
-@pytest.mark.parametrize("command", ["stop", "status", "output", "pause", "resume", "stats"])
+@pytest.mark.parametrize(
+    "command", ["stop", "status", "output", "pause", "resume", "stats", "remove"]
+)
 async def test_an_unknown_job_is_a_sentence_and_status_1(cli, command):
     result = await cli(command, "x")
     assert result.status == 1
