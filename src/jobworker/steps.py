@@ -26,7 +26,7 @@ TABLE = {
     "server.start.running_recorded": "The registry knows the job's process.",
     "server.start.answering": "The client is about to get the job's id.",
     # A start that fails
-    "shim.failed.known": "The shim knows that the command cannot be executed; nobody else does.",
+    "shim.launch.failing": "The shim knows that the command cannot be executed; nobody else does.",
     "server.abandon.emptied": "The cgroup of a job that did not start has no process.",
     "server.abandon.cgroup_removed": "The cgroup of a job that did not start is gone.",
     "server.abandon.directory_removed": "So is its log directory; its record is still there.",
@@ -51,9 +51,10 @@ TABLE = {
     "server.end.recorded": "The end is in the registry.",
     "server.end.told": "Those who wait for the job and those who follow it have been told.",
     # Removal
-    "server.removal.forgotten": "The registry has forgotten the job, but not its files.",
-    "server.removal.files_removed": "Nothing of the job is left but the note that it is to go.",
-    "server.removal.done": "The note is gone.",
+    "server.remove.recorded": "The registry has forgotten jobs, and knows whose files have to go.",
+    "server.remove.files_removed": "The files of jobs that are removed are gone.",
+    "server.remove.finished": "Nothing is left of jobs that are removed.",
+    "server.remove.answering": "The client is about to hear that the job was removed.",
     # The start of a server
     "server.recovery.locked": "The server owns its directories.",
     "server.recovery.registry_opened": "The registry is open.",

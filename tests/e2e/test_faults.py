@@ -182,22 +182,6 @@ async def test_a_stop_that_is_asked_for_until_it_is_answered_ends_the_job(
 
 
 @pytest.mark.parametrize("victims", [(SERVER,), (SERVER, SHIM)], ids="+".join)
-@named("server.removal.")
-async def test_a_job_that_is_removed_is_gone_with_its_files(faulty, executions, step, victims):
-    async with faulty.client() as client:
-        job_id = (await persist(lambda: client.start(job(executions)))).job_id
-        await end_of(client, job_id)
-        faulty.order(step, *victims)
-        async with under_way(client.remove(job_id)):
-            await strike(faulty, victims)
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await persist(lambda: client.status(job_id))
-        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-        await faulty.check_invariants(client)
-        assert not (faulty.log_dir / job_id).exists()
-
-
-@pytest.mark.parametrize("victims", [(SERVER,), (SERVER, SHIM)], ids="+".join)
 @named("server.recovery.")
 async def test_a_server_that_dies_while_it_starts_harms_no_job(
     faulty, executions, gate, step, victims
@@ -246,11 +230,12 @@ async def test_a_shim_that_dies_while_it_leaves_is_followed_by_another(faulty, e
 
 
 def test_every_step_is_killed_at():
-    """A step that is new needs a test here that reaches it."""
+    """A step that is new needs a test that reaches it; those of a removal are in test_remove.py."""
     tests = (each for name, each in globals().items() if name.startswith("test_"))
     marks = [mark for test in tests for mark in getattr(test, "pytestmark", ())]
     killed = {each for mark in marks if mark.args[0] == "step" for each in mark.args[1]}
-    assert killed | {"shim.leave.retired"} == set(steps.TABLE)
+    others = {name for name in steps.TABLE if name.startswith("server.remove.")}
+    assert killed | others | {"shim.leave.retired"} == set(steps.TABLE)
 
 
 ROUNDS = 10
