@@ -28,6 +28,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "status": "Fetch a job's status",
     "output": "Fetch a job's output",
     "stats": "Watch what a job uses",
+    "watch": "Watch what happens to jobs",
     "update": "Change a running job's limits",
     "pause": "Pause a job",
     "resume": "Let a paused job go on",
@@ -44,6 +45,7 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "run": "did you mean start? output --tail follows what it writes",
     "tail": "did you mean output --tail?",
     "top": "did you mean stats --follow?",
+    "events": "did you mean watch?",
     "unpause": "did you mean resume?",
     **dict.fromkeys(("jobs", "list", "ls", "ps"), "listing jobs is not there yet"),
 }

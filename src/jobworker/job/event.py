@@ -39,7 +39,8 @@ class EventType(enum.StrEnum):
 class JobEvent:
     """Something that has happened to a job at `time` (seconds since the epoch).
 
-    `status` is the job's as it was then; `user` is who asked for it, empty if nobody did.
+    `status` is the job's as it was then; `user` is who asked for it, empty if nobody did; `signal`
+    is what it was sent, 0 if nothing was.
     """
 
     type: EventType
@@ -49,6 +50,7 @@ class JobEvent:
     name: str
     status: JobStatus
     user: str = ""
+    signal: int = 0
 
     @classmethod
     def of(cls, type: EventType, record: JobRecord, *, now: float, user: str = "") -> Self:  # noqa: A002 - the field's name

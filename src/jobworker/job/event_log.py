@@ -13,22 +13,7 @@ from jobworker.job.state import JobStatus
 if TYPE_CHECKING:
     import sqlite3
 
-SCHEMA: Final = """
-CREATE TABLE events (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
-    type     TEXT NOT NULL,
-    time     REAL NOT NULL,
-    job_id   TEXT NOT NULL,
-    owner    TEXT NOT NULL,
-    name     TEXT NOT NULL,
-    status   TEXT NOT NULL,
-    user     TEXT NOT NULL
-) STRICT;
-CREATE TABLE event_registry (id TEXT NOT NULL) STRICT;
-INSERT INTO event_registry VALUES (lower(hex(randomblob(8))));
-"""
-"""AUTOINCREMENT: no number is given out twice, also when all events are gone
-(https://www.sqlite.org/autoinc.html). One that was rolled back is: nobody has seen it."""
+    from jobworker.job.store import Store
 
 KEPT: Final = 100_000
 """How many events are kept, the newest ones; about 30 MB."""
@@ -40,8 +25,8 @@ WINDOW: Final = 2_000
 """How many events are looked through at a time for those that a watcher wants."""
 
 _INSERT: Final = (
-    "INSERT INTO events (type, time, job_id, owner, name, status, user)"
-    " VALUES (:type, :time, :job_id, :owner, :name, :status, :user)"
+    "INSERT INTO events (type, time, job_id, owner, name, status, user, signal)"
+    " VALUES (:type, :time, :job_id, :owner, :name, :status, :user, :signal)"
 )
 
 
@@ -55,16 +40,17 @@ class Batch(NamedTuple):
 
 
 class EventLog:
-    """The events that the registry on the other side of `connection` keeps.
+    """The events that the registry `store` keeps.
 
-    Calls are short and synchronous. Whoever appends has opened the transaction that also changes
-    the job; nobody reads while one is open.
+    Calls are short and synchronous, and raise what the store raises. Whoever appends has opened the
+    transaction that also changes the job; nobody reads while one is open.
     """
 
-    def __init__(self, connection: sqlite3.Connection, *, kept: int = KEPT) -> None:
-        self._connection = connection
+    def __init__(self, store: Store, *, kept: int = KEPT) -> None:
+        self._store = store
         self._kept = kept
-        (self._registry,) = self._one("SELECT id FROM event_registry")
+        row = self._one("SELECT id FROM event_registry")
+        self._registry: str = "" if row is None else row["id"]
 
     def append(self, event: JobEvent) -> None:
         """Add an event as the last one, and now and then forget the oldest ones."""
@@ -76,11 +62,13 @@ class EventLog:
             "name": event.name,
             "status": msgspec.json.encode(event.status).decode(),
             "user": event.user,
+            "signal": event.signal,
         }
-        sequence = self._connection.execute(_INSERT, values).lastrowid or 0
+        self._store.write(_INSERT, values)
+        (sequence,) = self._one("SELECT last_insert_rowid()")
         if sequence % _PRUNED_AT == 0:
-            self._connection.execute(
-                "DELETE FROM events WHERE sequence <= ?", (sequence - self._kept,)
+            self._store.write(
+                "DELETE FROM events WHERE sequence <= :oldest", {"oldest": sequence - self._kept}
             )
 
     def end(self) -> Position:
@@ -102,7 +90,10 @@ class EventLog:
             )
         if position.sequence == 0:
             return self._position(0, 0)
-        row = self._one("SELECT sequence, time FROM events WHERE sequence = ?", position.sequence)
+        row = self._one(
+            "SELECT sequence, time FROM events WHERE sequence = :sequence",
+            sequence=position.sequence,
+        )
         if row is None or self._position(*row) != position:
             raise self._expired()
         return position
@@ -121,10 +112,10 @@ class EventLog:
         wanted += " AND owner = :owner" if owner else ""
         end = self.end()
         until = min(after.sequence + WINDOW, end.sequence)
-        rows = self._connection.execute(
+        rows = self._store.read(
             f"SELECT * FROM events WHERE {wanted} ORDER BY sequence LIMIT {BATCH}",  # noqa: S608 - no input in it
             {"after": after.sequence, "until": until, "job_id": job_id, "owner": owner},
-        ).fetchall()
+        )
         events = [(self._position(row["sequence"], row["time"]), _event(row)) for row in rows]
         reached = events[-1][0] if len(events) == BATCH else self._before(until)
         return Batch(events, reached, last=reached == end)
@@ -132,13 +123,14 @@ class EventLog:
     def _before(self, sequence: int) -> Position:
         """Return the position after the last event whose number is not larger."""
         row = self._one(
-            "SELECT sequence, time FROM events WHERE sequence <= ? ORDER BY sequence DESC LIMIT 1",
-            sequence,
+            "SELECT sequence, time FROM events WHERE sequence <= :sequence"
+            " ORDER BY sequence DESC LIMIT 1",
+            sequence=sequence,
         )
         return self._position(0, 0) if row is None else self._position(*row)
 
-    def _one(self, query: str, *values: object) -> Any:
-        return self._connection.execute(query, values).fetchone()
+    def _one(self, query: str, **values: int) -> Any:
+        return next(iter(self._store.read(query, values)), None)
 
     def _position(self, sequence: int, time: float) -> Position:
         return Position(self._registry, sequence, round(time * 1e6) & LARGEST)
@@ -159,4 +151,5 @@ def _event(row: sqlite3.Row) -> JobEvent:
         name=row["name"],
         status=msgspec.json.decode(row["status"], type=JobStatus),
         user=row["user"],
+        signal=row["signal"],
     )

@@ -29,7 +29,9 @@ from jobworker.ids import parse_job_id
 from jobworker.job import freezer, launch
 from jobworker.job.changes import Changes
 from jobworker.job.custody import Custody
+from jobworker.job.event import EventType
 from jobworker.job.job import Job
+from jobworker.job.ledger import Ledger
 from jobworker.job.lock import DirectoryLock
 from jobworker.job.processes import wait_empty
 from jobworker.job.record import JobRecord
@@ -38,8 +40,10 @@ from jobworker.job.state import State
 from jobworker.job.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
     from types import TracebackType
+
+    from jobworker.job.event import Told
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +66,15 @@ _LEAVING_PATIENCE: Final = 5.0
 class Change:
     """Something that has happened to a job.
 
-    `event` is "started", "stopping" (it was told to stop), "limits updated", "paused", "resumed" or
-    "ended"; `user` is who asked for it, empty for an end.
+    `event` is "started", "stopping" (it was told to stop), "limits updated", "paused", "resumed",
+    "signaled" or "ended"; `user` is who asked for it, empty for an end. `signal` is what was sent,
+    by a stop too, and 0 for everything else.
     """
 
     event: str
     job: Job
     user: str = ""
+    signal: int = 0
 
 
 class Service:
@@ -96,7 +102,7 @@ class Service:
         self._state_dir = state_dir.absolute()
         self._run_dir = run_dir.absolute()
         self.cgroups = cgroups_service or cgroups.Service(cgroup_root.absolute())
-        self._on_change = on_change
+        self._report = on_change
         self._custody = Custody(
             run_dir=self._run_dir,
             log_dir=self._log_dir,
@@ -110,7 +116,6 @@ class Service:
         self._changes = Changes()
         self._leftovers: dict[str, Job] = {}
         self._abandoning: dict[str, asyncio.Task[None]] = {}
-        self._unrecorded: dict[str, Job] = {}
         self._closing = False
         self._exit = AsyncExitStack()
 
@@ -123,6 +128,8 @@ class Service:
             output.prepare(self._log_dir)
             self._store = Store.open(self._state_dir / "jobs.db")
             stack.callback(self._store.close)
+            self._ledger = Ledger(self._store, self._knows)
+            stack.push_async_callback(self._ledger.close)
             self.cgroups.setup()
             self._watcher = stack.enter_context(output.Watcher())
             stack.push_async_callback(self._custody.close)
@@ -256,6 +263,7 @@ class Service:
         output.remove(self._log_dir, job.id)
         self._store.delete(job.id)
         del self._leftovers[job.id]
+        self._ledger.watching.wake()  # Who watches this job waits for nothing.
 
     # Stopping and finding
 
@@ -307,6 +315,13 @@ class Service:
             job_id, "resume", lambda job: self._set_paused(job, user, paused=False)
         )
 
+    def _on_change(self, change: Change) -> None:
+        """Tell of what has changed nothing in the registry; the ledger has told of the rest."""
+        self._ledger.note(
+            EventType(change.event), change.job.record, change.user, signal=change.signal
+        )
+        self._report(change)
+
     async def _change(
         self, job_id: str, doing: str, action: Callable[[Job], Awaitable[None]]
     ) -> Job:
@@ -330,13 +345,13 @@ class Service:
         warnings = self.cgroups.warnings(changed.limits)
         record = replace(job.record, limits=changed.limits, warnings=warnings)
         try:
-            self._store.update(record)
+            self._ledger.update(record, EventType.LIMITS_UPDATED, user)
         except BaseException:
             await self._in_thread(changed.undo)
             self._release_protection()
             raise
         job.publish(record)
-        self._on_change(Change("limits updated", job, user))
+        self._report(Change("limits updated", job, user))
 
     async def _in_thread(self, action: Callable[..., _Result], *arguments: object) -> _Result:
         # Not in the event loop's own threads: they look users up, also while limits are changed.
@@ -354,7 +369,7 @@ class Service:
             if job.status.state is State.RUNNING and limits != job.record.limits:
                 warnings = self.cgroups.warnings(limits)
                 job.publish(replace(job.record, limits=limits, warnings=warnings))
-                self._store.update(job.record)
+                self._ledger.update(job.record, EventType.LIMITS_UPDATED)
 
     async def _set_paused(self, job: Job, user: str, *, paused: bool) -> None:
         cgroup = self.cgroups.cgroup(job.id)
@@ -386,6 +401,14 @@ class Service:
             job = await self.fetch_job(job_id)
         return job
 
+    # Watching
+
+    def watch(
+        self, resume_token: str = "", *, job_id: str = "", owner: str = ""
+    ) -> AsyncGenerator[Told, None]:
+        """Yield what happens to jobs, to one job or to an owner's; see `Watching.watch`."""
+        return self._ledger.watching.watch(resume_token, job_id=job_id, owner=owner)
+
     @property
     def unfinished(self) -> int:
         """How many jobs have not ended."""
@@ -394,12 +417,17 @@ class Service:
     async def fetch_job(self, job_id: str) -> Job:
         """Return a job. Raises InvalidArgument (a malformed id) or JobNotFound."""
         job_id = parse_job_id(job_id)
-        if (live := self._custody.get(job_id) or self._unrecorded.get(job_id)) is not None:
+        if (live := self._custody.get(job_id) or self._ledger.unwritten(job_id)) is not None:
             return live
         record = None if job_id in self._leftovers else self._store.get(job_id)
         if record is None:
             raise JobNotFound(job_id)
         return self._job(record)
+
+    def _knows(self, job_id: str) -> bool:
+        if self._custody.get(job_id) is not None or self._ledger.unwritten(job_id) is not None:
+            return True
+        return job_id not in self._leftovers and self._store.get(job_id) is not None
 
     def _job(self, record: JobRecord) -> Job:
         return Job(
@@ -412,22 +440,17 @@ class Service:
     # What the custody reports
 
     def _running(self, job: Job, record: JobRecord) -> None:
-        self._store.update(record)
+        self._ledger.update(record, EventType.STARTED, record.owner)
         job.publish(record)
-        self._on_change(Change("started", job, record.owner))
+        self._report(Change("started", job, record.owner))
 
     def _ended(self, job: Job, record: JobRecord) -> None:
         if job.status.state is State.PENDING:  # Its end overtook the news that it runs.
-            self._on_change(Change("started", job, record.owner))
-        try:
-            self._store.update(record)
-        except (sqlite3.Error, JobWorkerError):
-            # The next start reads the exit record again; until then memory knows.
-            log.exception("cannot record the end of job %s in the registry", job.id)
-            self._unrecorded[job.id] = job
+            self._report(Change("started", job, record.owner))
+        self._ledger.end(job, record)
         self._release_protection()
         job.publish(record)
-        self._on_change(Change("ended", job))
+        self._report(Change("ended", job))
 
     def _release_protection(self) -> None:
         try:

@@ -12,9 +12,9 @@ import grpc
 from jobworker.auth.tls import client_credentials
 from jobworker.rpc import channel
 from jobworker.rpc.resume import FINISHED, GIVE_UP_AFTER, OutputProgress, Patience, problem_of
-from jobworker.rpc.watch import WatchProgress
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from jobworker.rpc.v1 import jobworker_pb2_grpc
+from jobworker.rpc.watch import WatchProgress
 
 if TYPE_CHECKING:
     import os

@@ -255,6 +255,7 @@ def watch_message(told: Told) -> pb.WatchResponse:
         message.name = event.name
         message.status.CopyFrom(status_detail(event.status))
         message.user = event.user
+        message.signal = event.signal
     return message
 
 

@@ -45,9 +45,7 @@ class WatchProgress(Patience):
     def request(self, now: float) -> WatchRequest:
         """Return the request for exactly what has not come yet; `now` is monotonic seconds."""
         self.asks(now)
-        return WatchRequest(
-            resume_token=self.resume_token, job_id=self._job_id, owner=self._owner
-        )
+        return WatchRequest(resume_token=self.resume_token, job_id=self._job_id, owner=self._owner)
 
     def accept(self, message: WatchResponse) -> None:
         """Take a message from the server."""
