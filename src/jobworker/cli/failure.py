@@ -95,6 +95,7 @@ _PARTS: Final[Mapping[str, str]] = {
     "owner": "--owner",
     "request_id": "--request-id",
     "resume_token": "--since-token",
+    "signal": "SIGNAL",
     "stdin": "--stdin",
     "stop.grace": "--stop-grace",
     "stop.signal": "--stop-signal",

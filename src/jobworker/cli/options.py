@@ -107,3 +107,6 @@ def parse_job_id(text: str) -> str:
 
 
 job_id_argument: Final = click.argument("job_id", metavar="JOB_ID", callback=parsed(parse_job_id))
+job_ids_argument: Final = click.argument(
+    "job_ids", nargs=-1, required=True, metavar="JOB_ID...", callback=parsed(parse_job_id)
+)

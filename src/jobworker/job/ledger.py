@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from jobworker import steps
 from jobworker.errors import JobWorkerError
 from jobworker.job.event import EventType, JobEvent
 from jobworker.job.event_log import EventLog
@@ -90,6 +91,7 @@ class Ledger:
         end = _End(job, record, events)
         try:
             self._write(end)
+            steps.reached("server.end.recorded")
         except (sqlite3.Error, JobWorkerError):
             log.exception("cannot record the end of job %s now; trying again", job.id)
             self._unwritten[job.id] = end
@@ -101,16 +103,16 @@ class Ledger:
         end = self._unwritten.get(job_id)
         return None if end is None else end.job
 
-    def remove(self, record: JobRecord, user: str = "") -> None:
-        """Forget a job that has ended. Raises what the store raises."""
-        now = time.time()
+    def tell_removal(self, record: JobRecord, user: str = "") -> None:
+        """Add the event to the open transaction that forgets a job; then call `removed`."""
         end = self._unwritten.get(record.id)
-        with self._store.transaction():
-            for event in end.events if end is not None else ():
-                self._events.append(event)
-            self._store.delete(record.id)
-            self._events.append(JobEvent.of(EventType.REMOVED, record, now=now, user=user))
-        self._unwritten.pop(record.id, None)
+        for event in end.events if end is not None else ():
+            self._events.append(event)
+        self._events.append(JobEvent.of(EventType.REMOVED, record, now=time.time(), user=user))
+
+    def removed(self, job_id: str) -> None:
+        """Note that a job is forgotten: of its end nothing is left to be written."""
+        self._unwritten.pop(job_id, None)
         self.watching.wake()
 
     def _write(self, end: _End) -> None:

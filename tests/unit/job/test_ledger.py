@@ -158,14 +158,21 @@ async def test_leaving_goes_on_while_the_disk_is_full(store, disk):
     assert store.get(PENDING.id) == PENDING
 
 
+def remove(ledger, store, user=""):
+    with store.transaction():
+        store.delete(ENDED.id)
+        ledger.tell_removal(ENDED, user)
+    ledger.removed(ENDED.id)
+
+
 async def test_a_removal_and_its_event_are_written_together(ledger, store, disk):
     ledger.end(job_of(RUNNING), ENDED)
     disk.full_for = "INSERT INTO events"
     with pytest.raises(ResourceExhausted):
-        ledger.remove(ENDED, "user_alpha")
+        remove(ledger, store)
     assert store.get(PENDING.id) == ENDED
     disk.full_for = ""
-    ledger.remove(ENDED, "user_alpha")
+    remove(ledger, store, "user_alpha")
     assert store.get(PENDING.id) is None
     kind, _, user, state = (await told(ledger, 2))[-1]
     assert (kind, user, state) == ("removed", "user_alpha", State.EXITED)
@@ -175,7 +182,7 @@ async def test_a_removal_tells_of_an_end_that_was_not_written(store, disk):
     ledger = Ledger(store, lambda _job_id: True, first_retry=3600)
     disk.full_for = "UPDATE jobs"
     ledger.end(job_of(RUNNING), ENDED)
-    ledger.remove(ENDED)
+    remove(ledger, store)
     assert [kind for kind, *_ in await told(ledger, 2)] == ["ended", "removed"]
     await ledger.close()
     await told(ledger, 2)
