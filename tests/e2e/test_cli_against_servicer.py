@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import signal
 import socket
 import sys
@@ -118,6 +119,15 @@ async def waits_in(pid: int, function: str) -> None:
 
     async with asyncio.timeout(20):
         while not waits():
+            await asyncio.sleep(0.01)
+
+
+async def until_full(pipe: int) -> None:
+    """Return when a pipe takes nothing more (pipe(7): until a page of it is read)."""
+    room = select.poll()
+    room.register(pipe, select.POLLOUT)
+    async with asyncio.timeout(20):
+        while room.poll(0):
             await asyncio.sleep(0.01)
 
 
@@ -409,6 +419,23 @@ async def test_ctrl_c_ends_a_watch_and_says_how_to_go_on(cli, service):
     )
     async with asyncio.timeout(10):
         await service.events.wait_for_watchers(0)
+
+
+async def test_ctrl_c_while_nobody_reads_says_the_token_of_the_last_line(cli, service):
+    job = service.add(status=RUNNING)
+    for _ in range(2000):
+        service.events.tell(pb.EVENT_TYPE_PAUSED, job.job)
+    reading, writing = os.pipe()
+    watching = await cli.start("watch", "--since-token", "0", stdout=writing)
+    await until_full(writing)
+    watching.send_signal(signal.SIGINT)
+    result = await finish(watching)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        written = pipe.read()
+    assert result.status == 130
+    lines = written.count(b"\n")
+    assert f"--since-token {lines}\n" in result.stderr
 
 
 async def test_a_token_that_has_expired_is_a_sentence(cli, service):

@@ -170,16 +170,19 @@ async def test_the_program_goes_on_by_itself_when_the_server_is_killed(server):
         stderr=subprocess.PIPE,
         env=environment(),
     )
+
+    async def line():
+        reading = asyncio.to_thread(watching.stdout.readline)
+        return json.loads(await asyncio.wait_for(reading, PATIENCE))
+
     try:
-        with watching.stdout as lines:
-            first = json.loads(await asyncio.to_thread(lines.readline))
-            assert first["type"] == "EVENT_TYPE_UNSPECIFIED"
-            async with running.client() as client:
-                jobs = [(await client.start(sh("exit 0"))).job_id]
-                await asyncio.to_thread(running.kill)
-                await asyncio.to_thread(running.restart)
-                jobs.append(await start(client, sh("exit 0", request_id="r")))
-            told = [json.loads(await asyncio.to_thread(lines.readline)) for _ in range(4)]
+        assert (await line())["type"] == "EVENT_TYPE_UNSPECIFIED"
+        async with running.client() as client:
+            jobs = [(await client.start(sh("exit 0"))).job_id]
+            await asyncio.to_thread(running.kill)
+            await asyncio.to_thread(running.restart)
+            jobs.append(await start(client, sh("exit 0", request_id="r")))
+        told = [await line() for _ in range(4)]
     finally:
         watching.kill()
         watching.communicate()

@@ -316,6 +316,32 @@ async def test_events_of_a_dead_server_are_told_once_by_the_next(host):
     assert len(host.registry("SELECT * FROM events")) == 4
 
 
+async def test_a_removal_is_told_with_who_wanted_it_or_not_made(host, service):
+    job = await service.start_job(TRUE)
+    host.shim.end(job.id, exit_code=0)
+    await job.wait()
+    write = service._store.write
+
+    def full(statement, values):
+        if "INSERT INTO events" in statement:
+            raise ResourceExhausted("disk full")
+        return write(statement, values)
+
+    service._store.write = full
+    with pytest.raises(ResourceExhausted):
+        await service.remove_job(job.id)
+    assert (await service.fetch_job(job.id)).finished
+    service._store.write = write
+    async with contextlib.aclosing(service.watch(job_id=job.id)) as watch, asyncio.timeout(20):
+        await anext(watch)
+        await service.remove_job(job.id, user="user_bravo")
+        event = (await anext(watch)).event
+        assert (event.type, event.user, event.status) == ("removed", "user_bravo", job.status)
+        with pytest.raises(StopAsyncIteration):
+            await anext(watch)
+    assert [kind for kind, *_ in host.changes] == ["started", "ended", "removed"]
+
+
 async def test_limits_that_a_dying_server_changed_are_told_by_the_next(host):
     async with host.service() as service:
         job = await service.start_job(TRUE)
