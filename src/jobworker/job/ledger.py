@@ -103,6 +103,10 @@ class Ledger:
         end = self._unwritten.get(job_id)
         return None if end is None else end.job
 
+    def all_unwritten(self) -> list[Job]:
+        """Return all jobs that have ended without the registry's knowing."""
+        return [end.job for end in self._unwritten.values()]
+
     def tell_removal(self, record: JobRecord, user: str = "") -> None:
         """Add the event to the open transaction that forgets a job; then call `removed`."""
         end = self._unwritten.get(record.id)
