@@ -29,6 +29,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "signal": "Send a signal to a job",
     "wait": "Wait until jobs have ended",
     "status": "Fetch a job's status",
+    "list": "List jobs",
     "output": "Fetch a job's output",
     "stats": "Watch what a job uses",
     "update": "Change a running job's limits",
@@ -49,7 +50,7 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "tail": "did you mean output --tail?",
     "top": "did you mean stats --follow?",
     "unpause": "did you mean resume?",
-    **dict.fromkeys(("jobs", "list", "ls", "ps"), "listing jobs is not there yet"),
+    **dict.fromkeys(("jobs", "ls", "ps"), "did you mean list?"),
 }
 """What people call things in other programs → what to say."""
 

@@ -1,6 +1,8 @@
 """Jobs: starting, stopping and asking about commands, without knowing of gRPC."""
 
+from jobworker.job.catalog import Entry, Page
 from jobworker.job.job import Job
+from jobworker.job.listing import JobFilter
 from jobworker.job.places import RunningLimits
 from jobworker.job.record import JobRecord
 from jobworker.job.retention import Retention
@@ -10,10 +12,13 @@ from jobworker.job.state import JobStatus, Reason, State
 
 __all__ = [
     "Change",
+    "Entry",
     "Job",
+    "JobFilter",
     "JobRecord",
     "JobSpec",
     "JobStatus",
+    "Page",
     "Reason",
     "Retention",
     "RunningLimits",
