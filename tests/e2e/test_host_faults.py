@@ -122,6 +122,61 @@ async def test_an_end_on_a_full_disk_is_told_to_the_next_server(serve, tmp_path,
             await until((running.log_dir / job_id / "exit.json").exists)
 
 
+# The file system of the state is full
+
+
+async def test_no_room_for_the_registry_refuses_starts_and_loses_no_end(serve, tmp_path, gate):
+    """The audit log lies elsewhere, so that calls are still let in."""
+    with host.small_file_system(tmp_path / "state"), contextlib.ExitStack() as stack:
+        running = serve("--audit-log", str(tmp_path / "audit.log"))
+        stack.callback(running.close)
+        async with running.client() as client:
+            job_id = (await client.start(sh(f"echo one; {gate.wait}; echo two; exit 9"))).job_id
+            host.fill(running.state_dir / "foreign")
+            code, words = await exhaust(client)
+            assert code is EXHAUSTED
+            assert str(running.state_dir) in words
+            gate.open()
+            content, status = await end_of(client, job_id)
+            assert (content, status.exit_code) == (b"one\ntwo\n", 9)
+            assert (await status_of(client, job_id)).exit_code == 9
+            (running.state_dir / "foreign").unlink()
+            job_id = (await client.start(sh("exit 3"))).job_id
+            assert (await end_of(client, job_id))[1].exit_code == 3
+            await check_invariants(running, client)
+
+
+async def exhaust(client):
+    """Start jobs until one is refused: the registry's files may have some room of their own."""
+    for _ in range(200):
+        code, words, _ = await attempt(client, sh("true"))
+        if code is not None:
+            return code, words
+    return None, ""
+
+
+async def test_no_room_for_the_audit_log_refuses_every_call(serve, tmp_path, gate):
+    """What leaves no trace is not done."""
+    with host.small_file_system(tmp_path / "audit"), contextlib.ExitStack() as stack:
+        running = serve("--audit-log", str(tmp_path / "audit" / "audit.log"))
+        stack.callback(running.close)
+        async with running.client() as client:
+            job_id = (await client.start(sh(f"{gate.wait}; exit 9"))).job_id
+            host.fill(tmp_path / "audit" / "foreign")
+            refused = []
+            for _ in range(200):
+                code, words, _ = await attempt(client, sh("exit 1"))
+                refused += [words] if code is EXHAUSTED else []
+                if refused:
+                    break
+            assert "audit log" in refused[0]
+            assert "disk is full" in refused[0]
+            (tmp_path / "audit" / "foreign").unlink()
+            gate.open()
+            assert (await end_of(client, job_id))[1].exit_code == 9
+            await check_invariants(running, client)
+
+
 # No descriptor is left
 
 
