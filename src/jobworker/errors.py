@@ -81,6 +81,10 @@ class LimitNotApplied(FailedPrecondition):
     """Raised when the kernel refused a limit, or what was read back is not what was written."""
 
 
+class EventsExpired(JobWorkerError):
+    """Raised when events were asked for that are not kept any more, or were lost with the power."""
+
+
 class ResourceExhausted(JobWorkerError):
     """Raised when the host has run out of something: processes, descriptors, disk space."""
 
@@ -103,6 +107,10 @@ class AlreadyLocked(JobWorkerError):
 
 class IllegalTransition(JobWorkerError):
     """Raised when an event does not fit a job's state; the state is unchanged."""
+
+
+class RegistryDamaged(JobWorkerError):
+    """Raised when the registry's file cannot be read, or what it holds makes no sense."""
 
 
 class ConfigError(JobWorkerError):

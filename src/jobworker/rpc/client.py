@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import grpc
 
@@ -14,12 +15,17 @@ from jobworker.rpc import channel
 from jobworker.rpc.resume import FINISHED, GIVE_UP_AFTER, OutputProgress, Patience, problem_of
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from jobworker.rpc.v1 import jobworker_pb2_grpc
+from jobworker.rpc.watch import WatchProgress
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Sequence
     from types import TracebackType
     from uuid import UUID
+
+
+MAX_PAGE: Final = 1000
+"""Jobs of one page of a listing that the server gives at most."""
 
 
 class Client:
@@ -70,13 +76,90 @@ class Client:
         """Start a job; returns when its command has been executed."""
         return await self._stub.Start(request)
 
-    async def stop(self, job_id: UUID | str, grace: float | None = None) -> pb.StopResponse:
+    async def stop(
+        self, job_id: UUID | str, grace: float | None = None, signal: int | None = None
+    ) -> pb.StopResponse:
         """Stop a job; returns when it has ended. `grace` is seconds, None the job's own."""
-        return await self._stub.Stop(channel.stop_request(job_id, grace))
+        return await self._stub.Stop(channel.stop_request(job_id, grace, signal))
+
+    async def signal(
+        self, job_id: UUID | str, signum: int, *, all_processes: bool = False
+    ) -> pb.SignalResponse:
+        """Send a signal to a job's main process, or to all of its processes."""
+        return await self._stub.Signal(
+            pb.SignalRequest(job_id=str(job_id), signal=signum, all=all_processes)
+        )
+
+    async def wait(
+        self,
+        job_id: UUID | str,
+        timeout: float | None = None,  # noqa: ASYNC109 - it is no failure
+        *,
+        give_up_after: float = GIVE_UP_AFTER,
+        on_interrupted: Callable[[str], None] = lambda _problem: None,
+    ) -> pb.StatusDetail:
+        """Return the status of a job once it has ended, or as it is after `timeout` seconds.
+
+        None waits as long as it takes. A lost connection is taken up again as by `output`, and the
+        time goes on meanwhile: after `give_up_after` seconds without the server, or when the time
+        has passed and it is still away, this raises StreamInterrupted.
+        """
+        patience = Patience(give_up_after)
+        begun = time.monotonic()
+        left = timeout
+        while True:
+            patience.asks(time.monotonic())
+            try:
+                return (await self._stub.Wait(channel.wait_request(job_id, left))).status
+            except grpc.aio.AioRpcError as error:
+                failure = error
+            now = time.monotonic()
+            delay = patience.lost(now, failure)
+            if left == 0:
+                raise patience.interrupted(problem_of(failure)) from failure
+            if patience.must_notify(now):
+                on_interrupted(problem_of(failure))
+            await asyncio.sleep(delay if left is None else min(delay, left))
+            if timeout is not None:
+                left = max(begun + timeout - time.monotonic(), 0.0)
+
+    async def remove(self, job_id: UUID | str) -> pb.RemoveResponse:
+        """Remove a finished job and its output."""
+        return await self._stub.Remove(pb.RemoveRequest(job_id=str(job_id)))
 
     async def status(self, job_id: UUID | str) -> pb.StatusResponse:
         """Ask for everything that is known of a job."""
         return await self._stub.Status(pb.StatusRequest(job_id=str(job_id)))
+
+    async def list_pages(
+        self, request: pb.ListRequest, *, limit: int | None = None
+    ) -> AsyncGenerator[Sequence[pb.Job], None]:
+        """Yield the jobs that match, newest first, a page at a time; at most `limit` in all.
+
+        The request's own page_size and page_token are where it begins. Pages may be empty.
+        """
+        asked = pb.ListRequest()
+        asked.CopyFrom(request)
+        left = limit
+        while left is None or left > 0:
+            if left is not None:
+                asked.page_size = min(left, request.page_size or MAX_PAGE)
+            response = await self._stub.List(asked)
+            yield response.jobs
+            if left is not None:
+                left -= len(response.jobs)
+            if not response.next_page_token:
+                return
+            asked.page_token = response.next_page_token
+
+    async def list_jobs(
+        self, request: pb.ListRequest, *, limit: int | None = None
+    ) -> AsyncGenerator[pb.Job, None]:
+        """Yield the jobs that match, newest first; at most `limit`."""
+        async with aclosing(self.list_pages(request, limit=limit)) as pages:
+            async for page in pages:
+                for found in page:
+                    yield found
 
     async def update_limits(self, job_id: UUID | str, limits: pb.Limits) -> pb.UpdateLimitsResponse:
         """Change limits of a running job; what `limits` leaves out stays as it is."""
@@ -129,6 +212,44 @@ class Client:
                 now = time.monotonic()
                 delay = patience.lost(now, failure)
                 if patience.must_notify(now):
+                    on_interrupted(problem_of(failure))
+                await asyncio.sleep(delay)
+
+    async def watch(
+        self,
+        resume_token: str = "",
+        *,
+        job_id: UUID | str = "",
+        owner: str = "",
+        give_up_after: float = GIVE_UP_AFTER,
+        on_interrupted: Callable[[str], None] = lambda _problem: None,
+    ) -> AsyncGenerator[pb.WatchResponse, None]:
+        """Yield what happens to jobs: to all, to one, or to an owner's; from now on, or a token on.
+
+        A message whose type is EVENT_TYPE_UNSPECIFIED has no event, only the token to go on with;
+        the first one of a watch that begins now is such a one. It goes on until it is left
+        (``aclosing``), or the one job is removed. When the connection is lost the watch is taken up
+        where it was, so that every event arrives exactly once; `on_interrupted` is as for `output`.
+        After `give_up_after` seconds without the server it raises WatchInterrupted.
+        """
+        progress = WatchProgress(
+            resume_token, job_id=job_id, owner=owner, give_up_after=give_up_after
+        )
+        while not progress.finished:
+            call = self._stub.Watch(progress.request(time.monotonic()))
+            failure: grpc.RpcError | None = None
+            try:
+                async for message in call:
+                    progress.accept(message)
+                    yield message
+            except grpc.aio.AioRpcError as error:
+                failure = error
+            finally:
+                call.cancel()
+            if not progress.finished:
+                now = time.monotonic()
+                delay = progress.lost(now, failure)
+                if progress.must_notify(now):
                     on_interrupted(problem_of(failure))
                 await asyncio.sleep(delay)
 

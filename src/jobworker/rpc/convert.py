@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -17,6 +17,8 @@ from jobworker.cgroups.limits import (
     Limits,
 )
 from jobworker.errors import InvalidArgument
+from jobworker.job.event import EventType
+from jobworker.job.listing import JobFilter
 from jobworker.job.spec import JobSpec, StopPolicy
 from jobworker.job.state import JobStatus, Reason, State
 from jobworker.rpc.v1 import jobworker_pb2 as pb
@@ -24,6 +26,7 @@ from jobworker.rpc.v1 import jobworker_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from jobworker.job.event import Told
     from jobworker.job.record import JobRecord
     from jobworker.job.stats import Sample
 
@@ -42,6 +45,16 @@ REASONS: Final[Mapping[Reason | None, pb.Reason.ValueType]] = {
     Reason.OUT_OF_MEMORY: pb.REASON_OUT_OF_MEMORY,
     Reason.TIMED_OUT: pb.REASON_TIMED_OUT,
     Reason.LOST: pb.REASON_LOST,
+}
+EVENTS: Final[Mapping[EventType, pb.EventType.ValueType]] = {
+    EventType.STARTED: pb.EVENT_TYPE_STARTED,
+    EventType.STOPPING: pb.EVENT_TYPE_STOPPING,
+    EventType.LIMITS_UPDATED: pb.EVENT_TYPE_LIMITS_UPDATED,
+    EventType.PAUSED: pb.EVENT_TYPE_PAUSED,
+    EventType.RESUMED: pb.EVENT_TYPE_RESUMED,
+    EventType.SIGNALED: pb.EVENT_TYPE_SIGNALED,
+    EventType.ENDED: pb.EVENT_TYPE_ENDED,
+    EventType.REMOVED: pb.EVENT_TYPE_REMOVED,
 }
 NO_EXIT_CODE: Final = -1
 
@@ -94,6 +107,30 @@ def _stop_policy(message: pb.StopPolicy) -> StopPolicy:
 def seconds(duration: Duration) -> float:
     """Return a duration in seconds."""
     return duration.seconds + duration.nanos / 1e9
+
+
+def job_filter(request: pb.ListRequest) -> JobFilter:
+    """Read which jobs are asked for. Raises InvalidArgument for a status that there is not."""
+    known = {number: state for state, number in STATUSES.items()}
+    for number in request.statuses:
+        if number not in known:
+            raise InvalidArgument("statuses", f"{number} is not a status that a job can have")
+    return JobFilter(
+        states=frozenset(known[number] for number in request.statuses),
+        owner=request.owner,
+        name=request.name,
+        labels=dict(request.labels),
+        created_after=_epoch(request, "created_after"),
+        created_before=_epoch(request, "created_before"),
+    )
+
+
+def _epoch(
+    request: pb.ListRequest, field: Literal["created_after", "created_before"]
+) -> float | None:
+    # Divided as whole numbers: a time that `_timestamp` wrote comes back as the same float.
+    moment: Timestamp = getattr(request, field)
+    return moment.ToNanoseconds() / 10**9 if request.HasField(field) else None
 
 
 def limits(message: pb.Limits) -> Limits:
@@ -230,6 +267,21 @@ def sample_message(sample: Sample) -> pb.StatsResponse:
         status=status_detail(sample.status),
         **sample.current,
     )
+
+
+def watch_message(told: Told) -> pb.WatchResponse:
+    """Write an event, or only how far the watcher has come."""
+    message = pb.WatchResponse(resume_token=told.token)
+    if (event := told.event) is not None:
+        message.type = EVENTS[event.type]
+        message.time.CopyFrom(_timestamp(event.time))
+        message.job_id = event.job_id
+        message.owner = event.owner
+        message.name = event.name
+        message.status.CopyFrom(status_detail(event.status))
+        message.user = event.user
+        message.signal = event.signal
+    return message
 
 
 def _usage(usage: Mapping[str, int]) -> pb.Usage:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from jobworker import steps
 from jobworker.job.stats import DEFAULT_INTERVAL
 from jobworker.rpc import convert
 from jobworker.rpc.guard import caller
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from jobworker import job
+
+AT_A_TIME: Final = 50
+"""How many jobs become messages before others have their turn; each takes some 50 µs."""
 
 
 class JobWorker(pb_grpc.JobWorkerServiceServicer):
@@ -27,6 +32,7 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
         """Start a job."""
         spec = convert.job_spec(request)
         started = await self._jobs.start_job(spec, owner=caller().common_name)
+        steps.reached("server.start.answering")
         return pb.StartResponse(
             job_id=started.id,
             command=convert.command_message(started.spec),
@@ -38,8 +44,30 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
     async def Stop(self, request: pb.StopRequest, _context: Any) -> pb.StopResponse:  # noqa: N802
         """Stop a job and answer once it has ended."""
         grace = convert.seconds(request.grace) if request.HasField("grace") else None
-        await self._jobs.stop_job(request.job_id, grace=grace, user=caller().common_name)
+        await self._jobs.stop_job(
+            request.job_id,
+            grace=grace,
+            signal=request.signal or None,
+            user=caller().common_name,
+        )
+        steps.reached("server.stop.answering")
         return pb.StopResponse()
+
+    async def Wait(self, request: pb.WaitRequest, _context: Any) -> pb.WaitResponse:  # noqa: N802
+        """Answer once a job has ended, or its caller's time has passed."""
+        timeout = convert.seconds(request.timeout) if request.HasField("timeout") else None
+        status = await self._jobs.wait_job(request.job_id, timeout)
+        return pb.WaitResponse(status=convert.status_detail(status))
+
+    async def Signal(self, request: pb.SignalRequest, _context: Any) -> pb.SignalResponse:  # noqa: N802
+        """Send a signal to a job."""
+        await self._jobs.signal_job(
+            request.job_id,
+            request.signal,
+            all_processes=request.all,
+            user=caller().common_name,
+        )
+        return pb.SignalResponse()
 
     async def Status(self, request: pb.StatusRequest, _context: Any) -> pb.StatusResponse:  # noqa: N802
         """Tell what is known of a job."""
@@ -47,6 +75,21 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
         record = found.record
         message = convert.job_message(record, found.output_size(), paused=found.paused)
         return pb.StatusResponse(status=message.status, job=message)
+
+    async def List(self, request: pb.ListRequest, _context: Any) -> pb.ListResponse:  # noqa: N802
+        """Tell of jobs, a page at a time."""
+        page = await self._jobs.list_jobs(
+            convert.job_filter(request),
+            page_size=request.page_size,
+            page_token=request.page_token,
+        )
+        response = pb.ListResponse(next_page_token=page.next_page_token)
+        for index, entry in enumerate(page.entries):
+            if index % AT_A_TIME == AT_A_TIME - 1:
+                await asyncio.sleep(0)  # A thousand jobs must not keep the others waiting.
+            message = convert.job_message(entry.record, entry.output_size, paused=entry.paused)
+            response.jobs.append(message)
+        return response
 
     async def Output(  # noqa: N802
         self, request: pb.OutputRequest, _context: Any
@@ -81,6 +124,21 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
         """Let a paused job go on."""
         await self._jobs.resume_job(request.job_id, user=caller().common_name)
         return pb.ResumeResponse()
+
+    async def Watch(  # noqa: N802
+        self, request: pb.WatchRequest, _context: Any
+    ) -> AsyncIterator[pb.WatchResponse]:
+        """Stream what happens to jobs."""
+        events = self._jobs.watch(request.resume_token, job_id=request.job_id, owner=request.owner)
+        async with aclosing(events):
+            async for told in events:
+                yield convert.watch_message(told)
+
+    async def Remove(self, request: pb.RemoveRequest, _context: Any) -> pb.RemoveResponse:  # noqa: N802
+        """Remove a finished job and its output."""
+        await self._jobs.remove_job(request.job_id, user=caller().common_name)
+        steps.reached("server.remove.answering")
+        return pb.RemoveResponse()
 
     async def Stats(  # noqa: N802
         self, request: pb.StatsRequest, _context: Any

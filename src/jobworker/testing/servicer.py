@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import uuid
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 
+from jobworker.rpc.errors import ERROR_NAME
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from jobworker.rpc.v1 import jobworker_pb2_grpc as pb_grpc
+from jobworker.testing.events import ScriptedEvents
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+USER = "user_alpha"
+"""Who owns all jobs, and asks for everything."""
 
 RUNNING = pb.StatusDetail(status=pb.STATUS_RUNNING, exit_code=-1)
 EXITED = pb.StatusDetail(status=pb.STATUS_EXITED, exit_code=0, reason=pb.REASON_EXITED)
@@ -30,6 +37,7 @@ class ScriptedJob:
     output: bytes = b""
     samples: list[pb.StatsResponse] = field(default_factory=list)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    on_end: Callable[[], None] = lambda: None
 
     @property
     def finished(self) -> bool:
@@ -48,6 +56,7 @@ class ScriptedJob:
         async with self.changed:
             self.job.status.CopyFrom(status)
             self.changed.notify_all()
+        self.on_end()
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,8 @@ class Refusal:
     code: grpc.StatusCode
     details: str
     after: int = 0
+    error: str = ""
+    """The name of the domain error, as the service sends it along."""
 
 
 class ScriptedService(pb_grpc.JobWorkerServiceServicer):
@@ -64,26 +75,31 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
 
     Started jobs run until they are stopped. A `refusals` entry (by method) makes the next calls
     fail, one each. `rewrite` may alter every message of an Output stream before it is sent;
-    `requests` is what was asked, in order. `chunk` is how many bytes a message carries.
+    `requests` is what was asked, in order. `chunk` is how many bytes a message carries,
+    and `page` how many jobs a page has at most.
     """
 
     def __init__(self, *, chunk: int = 1024 * 1024) -> None:
         self.jobs: dict[str, ScriptedJob] = {}
+        self.events = ScriptedEvents()
         self.requests: list[Any] = []
         self.refusals: dict[str, list[Refusal]] = {}
         self.warnings: list[str] = []
         self.rewrite: Callable[[pb.OutputResponse], pb.OutputResponse] = lambda message: message
         self.chunk = chunk
+        self.page = 1000
         self.followers = 0
         self._followers_changed = asyncio.Event()
         self._started: dict[str, pb.Job] = {}
 
     def add(self, output: bytes = b"", status: pb.StatusDetail = EXITED) -> ScriptedJob:
         """Put a job there, finished unless `status` says otherwise."""
-        job = pb.Job(id=str(uuid.uuid4()), status=status, owner="user_alpha")
+        job = pb.Job(id=str(uuid.uuid4()), status=status, owner=USER)
         job.command.name = "true"
         job.output_size = len(output)
-        self.jobs[job.id] = ScriptedJob(job, output)
+        self.jobs[job.id] = ScriptedJob(
+            job, output, on_end=lambda: self.events.tell(pb.EVENT_TYPE_ENDED, job)
+        )
         return self.jobs[job.id]
 
     async def Start(self, request: pb.StartRequest, context: Any) -> pb.StartResponse:  # noqa: N802
@@ -94,6 +110,8 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
             job = self.add(status=RUNNING).job
             job.command.CopyFrom(request.command)
             job.limits.CopyFrom(request.limits)
+            job.name = request.name
+            self.events.tell(pb.EVENT_TYPE_STARTED, job, USER)
         if request.request_id:
             self._started[request.request_id] = job
         return pb.StartResponse(
@@ -109,8 +127,59 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
         await self._asked("Stop", request, context)
         job = await self._job(request.job_id, context)
         if not job.finished:
-            await job.end(STOPPED)
+            end = pb.StatusDetail()
+            end.CopyFrom(STOPPED)
+            end.signal = request.signal or STOPPED.signal
+            self.events.tell(pb.EVENT_TYPE_STOPPING, job.job, USER, signal=end.signal)
+            await job.end(end)
         return pb.StopResponse()
+
+    async def Wait(self, request: pb.WaitRequest, context: Any) -> pb.WaitResponse:  # noqa: N802
+        """Answer when a job has ended, or when the time has passed."""
+        await self._asked("Wait", request, context)
+        job = await self._job(request.job_id, context)
+        timeout = request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else None
+        try:
+            async with asyncio.timeout(timeout), job.changed:
+                while not job.finished:
+                    await job.changed.wait()
+        except TimeoutError:
+            pass
+        return pb.WaitResponse(status=job.job.status)
+
+    async def Signal(self, request: pb.SignalRequest, context: Any) -> pb.SignalResponse:  # noqa: N802
+        """Send a signal to a job that runs: SIGKILL ends it, and it ignores all others."""
+        await self._asked("Signal", request, context)
+        job = await self._running_job(request.job_id, context)
+        self.events.tell(pb.EVENT_TYPE_SIGNALED, job.job, USER, signal=request.signal)
+        if request.signal == signal.SIGKILL:
+            await job.end(
+                pb.StatusDetail(
+                    status=pb.STATUS_EXITED,
+                    exit_code=-1,
+                    signal=signal.SIGKILL,
+                    reason=pb.REASON_SIGNALED,
+                )
+            )
+        return pb.SignalResponse()
+
+    async def Remove(self, request: pb.RemoveRequest, context: Any) -> pb.RemoveResponse:  # noqa: N802
+        """Remove a job that has ended."""
+        await self._asked("Remove", request, context)
+        job = await self._job(request.job_id, context)
+        if not job.finished:
+            state = pb.Status.Name(job.job.status.status).removeprefix("STATUS_").lower()
+            await _refuse(
+                Refusal(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    f"cannot remove job {request.job_id}: it is {state}; stop it first: "
+                    f"jobworker-cli stop {request.job_id}",
+                ),
+                context,
+            )
+        del self.jobs[request.job_id]
+        self.events.tell(pb.EVENT_TYPE_REMOVED, job.job, USER)
+        return pb.RemoveResponse()
 
     async def UpdateLimits(  # noqa: N802
         self, request: pb.UpdateLimitsRequest, context: Any
@@ -119,18 +188,23 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
         await self._asked("UpdateLimits", request, context)
         job = await self._running_job(request.job_id, context)
         job.job.limits.MergeFrom(request.limits)
+        self.events.tell(pb.EVENT_TYPE_LIMITS_UPDATED, job.job, USER)
         return pb.UpdateLimitsResponse(limits=job.job.limits, warnings=self.warnings)
 
     async def Pause(self, request: pb.PauseRequest, context: Any) -> pb.PauseResponse:  # noqa: N802
         """Pause a job that runs."""
         await self._asked("Pause", request, context)
-        (await self._running_job(request.job_id, context)).job.paused = True
+        job = (await self._running_job(request.job_id, context)).job
+        job.paused = True
+        self.events.tell(pb.EVENT_TYPE_PAUSED, job, USER)
         return pb.PauseResponse()
 
     async def Resume(self, request: pb.ResumeRequest, context: Any) -> pb.ResumeResponse:  # noqa: N802
         """Let a job go on."""
         await self._asked("Resume", request, context)
-        (await self._running_job(request.job_id, context)).job.paused = False
+        job = (await self._running_job(request.job_id, context)).job
+        job.paused = False
+        self.events.tell(pb.EVENT_TYPE_RESUMED, job, USER)
         return pb.ResumeResponse()
 
     async def Stats(  # noqa: N802
@@ -150,6 +224,21 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
         if job.finished:
             yield pb.StatsResponse(status=job.job.status, usage=job.job.usage)
 
+    async def Watch(  # noqa: N802
+        self, request: pb.WatchRequest, context: Any
+    ) -> AsyncIterator[pb.WatchResponse]:
+        """Tell what happens to jobs."""
+        refusal = await self._asked("Watch", request, context)
+        if request.job_id and not request.resume_token:
+            await self._job(request.job_id, context)
+        sent = 0
+        async with aclosing(self.events.watch(request)) as messages:
+            async for message in messages:
+                if refusal is not None and sent == refusal.after:
+                    await _refuse(refusal, context)
+                yield message
+                sent += 1
+
     async def _running_job(self, job_id: str, context: Any) -> ScriptedJob:
         job = await self._job(job_id, context)
         if job.finished:
@@ -163,6 +252,15 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
         await self._asked("Status", request, context)
         job = (await self._job(request.job_id, context)).job
         return pb.StatusResponse(status=job.status, job=job)
+
+    async def List(self, request: pb.ListRequest, context: Any) -> pb.ListResponse:  # noqa: N802
+        """Tell of jobs, the last added first; a page's token is how many came before."""
+        await self._asked("List", request, context)
+        matching = [job.job for job in reversed(self.jobs.values()) if _matches(job.job, request)]
+        begin = int(request.page_token or 0)
+        page = matching[begin:][: min(request.page_size or 100, self.page)]
+        left = len(matching) - begin - len(page)
+        return pb.ListResponse(jobs=page, next_page_token=str(begin + len(page)) if left else "")
 
     async def Output(  # noqa: N802
         self, request: pb.OutputRequest, context: Any
@@ -225,6 +323,20 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
         return self.jobs[job_id]
 
 
+def _matches(job: pb.Job, request: pb.ListRequest) -> bool:
+    created = job.created_at.ToNanoseconds()
+    after, before = request.created_after, request.created_before
+    return (
+        (not request.statuses or job.status.status in request.statuses)
+        and request.owner in ("", job.owner)
+        and request.name in ("", job.name)
+        and all(job.labels.get(key) == value for key, value in request.labels.items())
+        and (not request.HasField("created_after") or created >= after.ToNanoseconds())
+        and (not request.HasField("created_before") or created < before.ToNanoseconds())
+    )
+
+
 async def _refuse(refusal: Refusal, context: Any) -> NoReturn:
-    await context.abort(refusal.code, refusal.details)
+    name = ((ERROR_NAME, refusal.error),) if refusal.error else ()
+    await context.abort(refusal.code, refusal.details, name)
     raise AssertionError("abort raises")

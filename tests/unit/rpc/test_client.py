@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Self
 
 import grpc
@@ -13,6 +14,7 @@ from jobworker.errors import ConfigError
 from jobworker.rpc.client import Client
 from jobworker.rpc.resume import OutputInterrupted, StreamInterrupted
 from jobworker.rpc.v1 import jobworker_pb2 as pb
+from jobworker.rpc.watch import WatchInterrupted
 from jobworker.testing.servicer import RUNNING, Refusal, ScriptedService
 
 if TYPE_CHECKING:
@@ -68,6 +70,98 @@ async def test_a_running_job_is_changed(serve, service, connect):
         assert (await client.status(job_id)).job.paused
         await client.resume(job_id)
         assert not (await client.status(job_id)).job.paused
+
+
+async def test_a_finished_job_is_removed(serve, service, connect):
+    listener = await serve(service)
+    job_id = service.add().job.id
+    async with connect(listener.url) as client:
+        await client.remove(job_id)
+        assert service.requests[-1] == pb.RemoveRequest(job_id=job_id)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.status(job_id)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_stop_and_signal_carry_the_signal(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(status=RUNNING)
+    async with connect(listener.url) as client:
+        await client.signal(job.job.id, 10)
+        assert service.requests[-1] == pb.SignalRequest(job_id=job.job.id, signal=10)
+        await client.signal(job.job.id, 12, all_processes=True)
+        assert service.requests[-1] == pb.SignalRequest(job_id=job.job.id, signal=12, all=True)
+        await client.stop(job.job.id, signal=2)
+        assert service.requests[-1] == pb.StopRequest(job_id=job.job.id, signal=2)
+
+
+async def test_a_wait_ends_with_the_job(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(status=RUNNING)
+    async with connect(listener.url) as client:
+        waits = [asyncio.create_task(client.wait(job.job.id)) for _ in range(3)]
+        await until_asked(service, 3)
+        assert not service.requests[0].HasField("timeout")
+        await job.end()
+        for wait in waits:
+            assert await wait == job.job.status
+
+
+async def test_a_wait_ends_when_its_time_has_passed(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(status=RUNNING)
+    async with connect(listener.url) as client:
+        for seconds in (0, 0.05):
+            assert await client.wait(job.job.id, seconds) == RUNNING
+            assert service.requests[-1].timeout.ToMilliseconds() == seconds * 1000
+
+
+async def test_a_wait_goes_on_after_the_restart_of_the_server(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(status=RUNNING)
+    async with connect(listener.url) as client:
+        wait = asyncio.create_task(client.wait(job.job.id, 600))
+        await until_asked(service, 1)
+        await listener.stop()
+        await serve(service, port=listener.port)
+        await until_asked(service, 2)
+        first, second = (request.timeout.ToNanoseconds() for request in service.requests)
+        assert second < first, "the time goes on meanwhile"
+        await job.end()
+        assert await wait == job.job.status
+
+
+async def test_a_wait_ends_with_an_error_when_the_server_stays_away(serve, service, connect):
+    listener = await serve(service)
+    job_id = service.add(status=RUNNING).job.id
+    said = []
+    async with connect(listener.url) as client:
+        patient = {"give_up_after": 2.0, "on_interrupted": said.append}
+        waits = [
+            asyncio.create_task(client.wait(job_id, **patient)),
+            asyncio.create_task(client.wait(job_id, 0.5, give_up_after=10**6)),
+        ]
+        await until_asked(service, 2)
+        await listener.stop()
+        for wait in waits:
+            with pytest.raises(StreamInterrupted):
+                await asyncio.wait_for(wait, 60)
+    assert len(said) == 1
+
+
+async def test_a_wait_that_is_refused_is_not_asked_again(serve, service, connect):
+    listener = await serve(service)
+    async with connect(listener.url) as client:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.wait("nope")
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert len(service.requests) == 1
+
+
+async def until_asked(service: ScriptedService, times: int) -> None:
+    async with asyncio.timeout(20):
+        while len(service.requests) < times:  # noqa: ASYNC110 - no event tells of it
+            await asyncio.sleep(0.005)
 
 
 async def test_samples_arrive_in_order_and_the_last_is_the_end(serve, service, connect):
@@ -323,3 +417,82 @@ class Cutter:
                 budget -= len(data)
                 if budget == 0:
                     return
+
+
+# Events
+
+
+async def take_events(stream, count) -> list[tuple[int, str]]:
+    async with asyncio.timeout(20):
+        events = [await anext(stream) for _ in range(count)]
+    return [(event.type, event.job_id) for event in events]
+
+
+async def test_a_watch_goes_on_after_the_restart_of_the_server(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(status=RUNNING)
+    async with connect(listener.url) as client, aclosing(client.watch()) as stream:
+        assert await take_events(stream, 1) == [(pb.EVENT_TYPE_UNSPECIFIED, "")]
+        service.events.tell(pb.EVENT_TYPE_PAUSED, job.job)
+        assert await take_events(stream, 1) == [(pb.EVENT_TYPE_PAUSED, job.job.id)]
+        await listener.stop()
+        service.events.tell(pb.EVENT_TYPE_RESUMED, job.job)
+        await serve(service, port=listener.port)
+        await job.end()
+        assert await take_events(stream, 2) == [
+            (pb.EVENT_TYPE_RESUMED, job.job.id),
+            (pb.EVENT_TYPE_ENDED, job.job.id),
+        ]
+
+
+async def test_a_watch_that_breaks_again_and_again_tells_every_event_once(serve, service, connect):
+    listener = await serve(service)
+    jobs = [service.add(status=RUNNING) for _ in range(20)]
+    service.refusals["Watch"] = [
+        Refusal(grpc.StatusCode.UNAVAILABLE, "Socket closed", after=count) for count in (3, 1, 5, 2)
+    ]
+    for job in jobs:
+        await job.end()
+    async with connect(listener.url) as client, aclosing(client.watch("0")) as stream:
+        assert await take_events(stream, 20) == [(pb.EVENT_TYPE_ENDED, job.job.id) for job in jobs]
+    assert [each.resume_token for each in service.requests] == ["0", "3", "4", "9", "11"]
+
+
+async def test_a_watch_of_one_job_ends_with_its_removal(serve, service, connect):
+    listener = await serve(service)
+    job, other = service.add(), service.add()
+    service.events.tell(pb.EVENT_TYPE_REMOVED, other.job)
+    service.events.tell(pb.EVENT_TYPE_REMOVED, job.job)
+    async with connect(listener.url) as client:
+        watched = [each.job_id async for each in client.watch("0", job_id=job.job.id)]
+    assert watched == [job.job.id]
+    assert len(service.requests) == 1
+
+
+async def test_a_refused_watch_is_an_error_at_once(serve, service, connect):
+    listener = await serve(service)
+    service.refusals["Watch"] = [Refusal(grpc.StatusCode.OUT_OF_RANGE, "list the jobs")]
+    async with connect(listener.url) as client:
+        with pytest.raises(grpc.aio.AioRpcError, match="list the jobs"):
+            await anext(client.watch("0"))
+
+
+async def test_a_watch_ends_with_an_error_when_the_server_stays_away(serve, service, connect):
+    listener = await serve(service)
+    async with connect(listener.url) as client:
+        stream = client.watch(give_up_after=0.3)
+        await take_events(stream, 1)
+        await listener.stop()
+        with pytest.raises(WatchInterrupted) as given_up:
+            await anext(stream)
+    assert given_up.value.resume_token == "0"
+
+
+async def test_a_watch_that_is_left_is_over_for_the_server_too(serve, service, connect):
+    listener = await serve(service)
+    async with connect(listener.url) as client:
+        async with aclosing(client.watch()) as stream:
+            await take_events(stream, 1)
+            assert service.events.watchers == 1
+        async with asyncio.timeout(20):
+            await service.events.wait_for_watchers(0)
