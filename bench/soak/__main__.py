@@ -7,12 +7,14 @@ import asyncio
 import random
 import sys
 import time
+from contextlib import aclosing
 
 from bench.server import Server, running
 from bench.soak import world as machine
 from bench.soak.actors import Soak
 from bench.soak.tally import Tally
 from bench.soak.verdict import judge
+from jobworker.rpc.v1 import jobworker_pb2 as pb
 
 
 def main() -> None:
@@ -37,7 +39,8 @@ async def _soak(server: Server, seconds: float, seed: int, clients: int) -> Tall
     ran = server.directory / "ran"
     ran.mkdir()
     async with server.client() as client:
-        await client.list_page()
+        async with aclosing(client.list_jobs(pb.ListRequest())) as jobs:
+            assert not [each async for each in jobs]  # connects
         soak = Soak(
             world=machine.World(server),
             client=client,

@@ -1,4 +1,4 @@
-"""What goes on in a soak at the same time: clients with their jobs, followers, a watcher, a killer."""
+"""What goes on in a soak at the same time: clients with their jobs, a watcher, and a killer."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import grpc
 
 from bench.soak import plan as planning
-from jobworker.errors import StreamInterrupted
-from jobworker.rpc.v1 import jobworker_pb2 as pb
+from jobworker.rpc.resume import StreamInterrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
     from random import Random
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from bench.soak.tally import Tally
     from bench.soak.world import World
     from jobworker.rpc.client import Client
+    from jobworker.rpc.v1 import jobworker_pb2 as pb
 
 _Answer = TypeVar("_Answer")
 
@@ -50,6 +50,47 @@ class Run:
     removed: bool = False
 
 
+class _Reading:
+    """What one follower has got, as a digest, and a digest of what it should have got."""
+
+    def __init__(self, run: Run, offset: int, enough: int | None) -> None:
+        self.offset = offset
+        self._run = run
+        self._end = None if enough is None else offset + enough
+        self._got = hashlib.sha256()
+        self._written = hashlib.sha256()
+        self._size: int | None = None
+        self._misplaced = ""
+
+    async def go_on(self, client: Client) -> None:
+        """Read on from where it is."""
+        async with aclosing(
+            client.output(self._run.job_id, tail=True, offset=self.offset)
+        ) as messages:
+            async for message in messages:
+                self._take(message)
+                if self._end is not None and self.offset >= self._end:
+                    return
+
+    def _take(self, message: pb.OutputResponse) -> None:
+        if message.output and message.offset != self.offset:
+            self._misplaced = f"at {self.offset} it got byte {message.offset}"
+        self._got.update(message.output)
+        self._written.update(self._run.plan.content(self.offset, len(message.output)))
+        self.offset += len(message.output)
+        if message.HasField("end"):
+            self._size = message.end.size
+
+    def faults(self) -> Iterator[str]:
+        """Yield what was wrong with it, in words."""
+        if self._misplaced:
+            yield self._misplaced
+        if self._got.digest() != self._written.digest():
+            yield f"what it got up to {self.offset} is not what the job wrote"
+        if self._size not in (None, self.offset):
+            yield f"it got {self.offset} of {self._size} bytes"
+
+
 @dataclass(slots=True)
 class Soak:
     """What all actors share. `stopping` is set when the time is up.
@@ -64,7 +105,9 @@ class Soak:
     ran: Path
     idle_descriptors: int
     runs: list[Run] = field(default_factory=list)
-    events: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    events: dict[str, list[pb.EventType.ValueType]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def start_jobs(self) -> None:
@@ -109,7 +152,7 @@ class Soak:
         except (grpc.aio.AioRpcError, StreamInterrupted) as error:
             self.tally.violated(f"cannot wait for job {run.job_id}: {error}")
         else:
-            run.status = answer.status
+            run.status = answer
 
     async def _follow(self, run: Run, leaves_after: int) -> None:
         """Follow an output to its end; after `leaves_after` bytes leave, and come back there."""
@@ -120,38 +163,20 @@ class Soak:
         await self._read(run, offset, None)
         self.tally.count("followers")
 
-    async def _read(self, run: Run, offset: int, enough: int | None) -> int:
-        digest, expected = hashlib.sha256(), hashlib.sha256()
-        begin, size = offset, None
+    async def _read(self, run: Run, begin: int, enough: int | None) -> int:
+        """Read from byte `begin`, to the end or `enough` bytes; return how far that came."""
+        reading = _Reading(run, begin, enough)
         try:
-            async with (
-                asyncio.timeout(ENDS_WITHIN),
-                aclosing(self.client.output(run.job_id, tail=True, offset=offset)) as messages,
-            ):
-                async for message in messages:
-                    if message.output and message.offset != offset:
-                        self.tally.violated(
-                            f"a follower of job {run.job_id} at {offset} got {message.offset}"
-                        )
-                    digest.update(message.output)
-                    expected.update(run.plan.content(offset, len(message.output)))
-                    offset += len(message.output)
-                    if message.HasField("end"):
-                        size = message.end.size
-                    if enough is not None and offset - begin >= enough:
-                        break
+            async with asyncio.timeout(ENDS_WITHIN):
+                await self._insist(lambda: reading.go_on(self.client))
         except TimeoutError:
             self.tally.violated(f"a follower of job {run.job_id} came to no end")
-            return offset
         except (grpc.aio.AioRpcError, StreamInterrupted) as error:
             self.tally.violated(f"a follower of job {run.job_id} was cut off: {error}")
-            return offset
-        self.tally.count("bytes verified by hash", offset - begin)
-        if digest.digest() != expected.digest():
-            self.tally.violated(f"job {run.job_id}: bytes {begin} to {offset} are not what it wrote")
-        if size is not None and size != offset:
-            self.tally.violated(f"job {run.job_id}: a follower got {offset} of {size} bytes")
-        return offset
+        self.tally.count("bytes verified by hash", reading.offset - begin)
+        for fault in reading.faults():
+            self.tally.violated(f"a follower of job {run.job_id} from {begin}: {fault}")
+        return reading.offset
 
     async def _insist(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer:
         """Make a call until there is a server that answers it."""

@@ -24,13 +24,13 @@ SIGNALS: Final = (SIGABRT, SIGKILL, SIGUSR1)
 
 
 class Kind(enum.Enum):
-    """How a job ends if it is left alone."""
+    """What jobs of a kind do."""
 
-    EXIT = "exits with a code"
-    SIGNAL = "is killed by a signal of its own"
-    TIMEOUT = "runs into its time limit"
-    STOP = "runs until it is stopped"
-    DEAF = "ignores the stop signal, until it is killed"
+    EXIT = "exit with a code"
+    SIGNAL = "end by a signal of their own"
+    TIMEOUT = "run into their time limit"
+    STOP = "run until they are stopped"
+    DEAF = "ignore the stop signal"
 
 
 @dataclass(frozen=True, slots=True)

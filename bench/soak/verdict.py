@@ -32,7 +32,7 @@ async def judge(soak: Soak) -> None:
         soak.tally.violated(f"a job that is not listed: {job_id}")
     for job_id in {run.job_id for run in known.values() if run.removed} & listed:
         soak.tally.violated(f"a job that was removed is listed: {job_id}")
-    _judge_events(soak, known)
+    await _judge_events(soak, known)
     await _judge_machine(soak, listed)
 
 
@@ -77,7 +77,7 @@ def _judge_output(soak: Soak, run: Run, status: pb.Job) -> None:
 
 async def _list(soak: Soak) -> set[str]:
     listed: list[str] = []
-    async with aclosing(soak.client.list(pb.ListRequest(page_size=1000))) as jobs:
+    async with aclosing(soak.client.list_jobs(pb.ListRequest(page_size=1000))) as jobs:
         async for each in jobs:
             listed.append(each.id)
             if each.status.status in (pb.STATUS_PENDING, pb.STATUS_RUNNING):
@@ -87,7 +87,11 @@ async def _list(soak: Soak) -> set[str]:
     return set(listed)
 
 
-def _judge_events(soak: Soak, known: dict[str, Run]) -> None:
+async def _judge_events(soak: Soak, known: dict[str, Run]) -> None:
+    def told() -> bool:
+        return all(pb.EVENT_TYPE_ENDED in soak.events.get(each, ()) for each in known)
+
+    await machine.settled(told)
     for job_id, run in known.items():
         seen = soak.events.get(job_id, [])
         life = [each for each in seen if each in _LIFE]
