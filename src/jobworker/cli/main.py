@@ -36,16 +36,18 @@ COMMANDS: Final[Mapping[str, str]] = {
     "update": "Change a running job's limits",
     "pause": "Pause a job",
     "resume": "Let a paused job go on",
+    "remove": "Remove finished jobs and their output",
     "completion": "Completion for your shell",
 }
 """Name → short help. The module of the same name has the command; it is loaded when it is used."""
 
 ELSEWHERE: Final[Mapping[str, str]] = {
     "create": "did you mean start?",
+    "delete": "did you mean remove?",
     "exec": "did you mean run? What it starts is a job of its own",
     "kill": "did you mean signal, or stop? stop --grace 0 kills all of a job at once",
     "logs": "did you mean output? output --tail follows",
-    "rm": "removing jobs is not there yet; stop ends one",
+    "rm": "did you mean remove?",
     "tail": "did you mean output --tail?",
     "top": "did you mean stats --follow?",
     "events": "did you mean watch?",

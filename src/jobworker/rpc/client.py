@@ -123,6 +123,10 @@ class Client:
             if timeout is not None:
                 left = max(begun + timeout - time.monotonic(), 0.0)
 
+    async def remove(self, job_id: UUID | str) -> pb.RemoveResponse:
+        """Remove a finished job and its output."""
+        return await self._stub.Remove(pb.RemoveRequest(job_id=str(job_id)))
+
     async def status(self, job_id: UUID | str) -> pb.StatusResponse:
         """Ask for everything that is known of a job."""
         return await self._stub.Status(pb.StatusRequest(job_id=str(job_id)))

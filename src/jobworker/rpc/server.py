@@ -134,6 +134,12 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
             async for told in events:
                 yield convert.watch_message(told)
 
+    async def Remove(self, request: pb.RemoveRequest, _context: Any) -> pb.RemoveResponse:  # noqa: N802
+        """Remove a finished job and its output."""
+        await self._jobs.remove_job(request.job_id, user=caller().common_name)
+        steps.reached("server.remove.answering")
+        return pb.RemoveResponse()
+
     async def Stats(  # noqa: N802
         self, request: pb.StatsRequest, _context: Any
     ) -> AsyncIterator[pb.StatsResponse]:

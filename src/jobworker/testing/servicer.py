@@ -163,6 +163,23 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
             )
         return pb.SignalResponse()
 
+    async def Remove(self, request: pb.RemoveRequest, context: Any) -> pb.RemoveResponse:  # noqa: N802
+        """Remove a job that has ended."""
+        await self._asked("Remove", request, context)
+        job = await self._job(request.job_id, context)
+        if not job.finished:
+            state = pb.Status.Name(job.job.status.status).removeprefix("STATUS_").lower()
+            await _refuse(
+                Refusal(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    f"cannot remove job {request.job_id}: it is {state}; stop it first: "
+                    f"jobworker-cli stop {request.job_id}",
+                ),
+                context,
+            )
+        del self.jobs[request.job_id]
+        return pb.RemoveResponse()
+
     async def UpdateLimits(  # noqa: N802
         self, request: pb.UpdateLimitsRequest, context: Any
     ) -> pb.UpdateLimitsResponse:
