@@ -732,7 +732,7 @@ async def test_a_flag_of_watch_that_is_empty_is_wrong_usage(cli, service, flag):
 
 
 @pytest.mark.parametrize(
-    "command", ["stop", "status", "output", "pause", "resume", "stats", "watch", "remove"]
+    "command", ["stop", "status", "output", "pause", "resume", "stats", "remove", "watch"]
 )
 async def test_an_unknown_job_is_a_sentence_and_status_1(cli, command):
     result = await cli(command, "x")

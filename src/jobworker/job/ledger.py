@@ -104,7 +104,7 @@ class Ledger:
         return None if end is None else end.job
 
     def all_unwritten(self) -> list[Job]:
-        """Return the jobs that have ended and of whose end the registry does not know yet."""
+        """Return all jobs that have ended without the registry's knowing."""
         return [end.job for end in self._unwritten.values()]
 
     def tell_removal(self, record: JobRecord, user: str = "") -> None:

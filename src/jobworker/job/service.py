@@ -557,6 +557,9 @@ class Service:
         record = self._store.get(job_id)
         return None if record is None else self._job(record)
 
+    def _knows(self, job_id: str) -> bool:
+        return self._find(job_id) is not None
+
     async def list_jobs(
         self, asked: JobFilter | None = None, *, page_size: int = 0, page_token: str = ""
     ) -> Page:
@@ -568,9 +571,6 @@ class Service:
         RegistryDamaged.
         """
         return await self._catalog.page(asked or JobFilter(), page_size, page_token)
-
-    def _knows(self, job_id: str) -> bool:
-        return self._find(job_id) is not None
 
     def _job(self, record: JobRecord) -> Job:
         return Job(

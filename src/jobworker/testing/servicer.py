@@ -178,6 +178,7 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
                 context,
             )
         del self.jobs[request.job_id]
+        self.events.tell(pb.EVENT_TYPE_REMOVED, job.job, USER)
         return pb.RemoveResponse()
 
     async def UpdateLimits(  # noqa: N802

@@ -71,6 +71,13 @@ async def ledger(store):
     await ledger.close()
 
 
+def remove(ledger, store, user=""):
+    with store.transaction():
+        store.delete(ENDED.id)
+        ledger.tell_removal(ENDED, user)
+    ledger.removed(ENDED.id)
+
+
 async def told(ledger, count):
     """Return type, time, user and state of all events there have been, which are `count`."""
     end = replace(ledger._events.end(), sequence=0)
@@ -140,6 +147,25 @@ async def test_an_end_that_cannot_be_written_is_tried_until_it_can(ledger, store
     await told(ledger, 1)
 
 
+@pytest.mark.parametrize(
+    ("write", "kind"),
+    [
+        (lambda ledger, _store: ledger.update(RUNNING, EventType.STARTED), "started"),
+        (lambda ledger, _store: ledger.note(EventType.PAUSED, RUNNING), "paused"),
+        (lambda ledger, _store: ledger.end(job_of(RUNNING), ENDED), "ended"),
+        (remove, "removed"),
+    ],
+)
+async def test_who_waits_for_events_is_woken_by_each(ledger, store, write, kind):
+    async with aclosing(ledger.watching.watch()) as watch:
+        await anext(watch)
+        waiting = asyncio.create_task(anext(watch))
+        await asyncio.sleep(0)
+        write(ledger, store)
+        async with asyncio.timeout(20):
+            assert (await waiting).event.type == kind
+
+
 async def test_leaving_tries_once_more(store, disk):
     ledger = Ledger(store, lambda _job_id: True, first_retry=3600)
     disk.full_for = "UPDATE jobs"
@@ -156,13 +182,6 @@ async def test_leaving_goes_on_while_the_disk_is_full(store, disk):
     ledger.end(job_of(RUNNING), ENDED)
     await ledger.close()
     assert store.get(PENDING.id) == PENDING
-
-
-def remove(ledger, store, user=""):
-    with store.transaction():
-        store.delete(ENDED.id)
-        ledger.tell_removal(ENDED, user)
-    ledger.removed(ENDED.id)
 
 
 async def test_a_removal_and_its_event_are_written_together(ledger, store, disk):
@@ -184,5 +203,6 @@ async def test_a_removal_tells_of_an_end_that_was_not_written(store, disk):
     ledger.end(job_of(RUNNING), ENDED)
     remove(ledger, store)
     assert [kind for kind, *_ in await told(ledger, 2)] == ["ended", "removed"]
+    assert ledger.unwritten(ENDED.id) is None
     await ledger.close()
     await told(ledger, 2)

@@ -368,6 +368,17 @@ async def test_stop_pause_and_resume_work_on_a_full_disk_and_the_end_is_told_lat
     assert host.registry("SELECT type FROM events") == [("started",), ("ended",)]
 
 
+async def test_an_end_that_could_not_be_recorded_is_tried_when_the_service_is_left(host):
+    async with host.service() as service:
+        job = await service.start_job(TRUE)
+        finish = service._store.finish
+        service._store.finish = failing(ResourceExhausted("disk full"))
+        host.shim.end(job.id, exit_code=5)
+        assert job.finished
+        service._store.finish = finish
+    assert host.registry("SELECT type FROM events") == [("started",), ("ended",)]
+
+
 async def test_who_watches_a_job_whose_start_fails_is_told(host, service):
     failing_now = asyncio.Event()
 
