@@ -106,7 +106,7 @@ def test_a_job_that_is_removed_is_found_by_nobody_and_leaves_its_request_free(st
     assert jobs.begin_removing(["a", "never-there"]) == {"a"}
     assert store.get("a") is None
     assert store.find_request("alpha", "request-a") is None
-    assert store.read("SELECT * FROM labels WHERE job_id = 'a'", {}) == []
+    assert store.read("SELECT * FROM labels WHERE id = 'a'", {}) == []
     store.insert(job("new", "request-a"), "")
     assert jobs.removing(5) == ["a"]
 
@@ -140,8 +140,12 @@ def test_the_sums_of_an_older_registry_are_made_once(tmp_path):
     connection = sqlite3.connect(tmp_path / "old.db", isolation_level=None)
     for statement in schema.MIGRATIONS[1]:
         connection.execute(statement)
-    values = "'alpha', NULL, '', '{}', '{}', '[]', 'exited', 0, NULL, 'exited', '', NULL, NULL"
+    spec = '{"command": "true"}'
     for name, size in (("a", "5"), ("b", "7"), ("c", "NULL")):
+        state = "'running'" if size == "NULL" else "'exited'"
+        values = (
+            f"'alpha', NULL, '', '{spec}', '{{}}', '[]', {state}, NULL, NULL, NULL, '', NULL, NULL"
+        )
         connection.execute(
             f"INSERT INTO jobs VALUES ('{name}', {values}, NULL, 1.0, 1.0, 2.0, {size}, '{{}}')"  # noqa: S608
         )
