@@ -140,14 +140,14 @@ def test_the_sums_of_an_older_registry_are_made_once(tmp_path):
     connection = sqlite3.connect(tmp_path / "old.db", isolation_level=None)
     for statement in schema.MIGRATIONS[1]:
         connection.execute(statement)
-    spec = '{"command": "true"}'
-    for name, size in (("a", "5"), ("b", "7"), ("c", "NULL")):
-        state = "'running'" if size == "NULL" else "'exited'"
-        values = (
-            f"'alpha', NULL, '', '{spec}', '{{}}', '[]', {state}, NULL, NULL, NULL, '', NULL, NULL"
-        )
+    for name, state, size in (("a", "exited", 5), ("b", "exited", 7), ("c", "running", None)):
         connection.execute(
-            f"INSERT INTO jobs VALUES ('{name}', {values}, NULL, 1.0, 1.0, 2.0, {size}, '{{}}')"  # noqa: S608
+            """
+            INSERT INTO jobs (id, owner, stdin_digest, spec, limits, warnings, state, message,
+                              created_at, ended_at, output_size, usage)
+            VALUES (?, 'alpha', '', '{"command": "true"}', '{}', '[]', ?, '', 1.0, 2.0, ?, '{}')
+            """,
+            (name, state, size),
         )
     connection.execute("PRAGMA user_version = 1")
     connection.close()
