@@ -335,9 +335,11 @@ class Supervisor:
         record = job.record(self._boot_id)
         # Only now: what fails before this is tried again, and the job must be known then.
         del self._jobs[job.id]
-        job.close()
         end = _Unwritten(record, job.job_dir)
-        written = self._write(end)
+        try:
+            written = self._write(end)
+        finally:
+            job.close()
         problem = self._remove_cgroup(job)
         if problem:
             end.record = replace(record, cgroup_error=problem)
