@@ -105,5 +105,9 @@ class IllegalTransition(JobWorkerError):
     """Raised when an event does not fit a job's state; the state is unchanged."""
 
 
+class RegistryDamaged(JobWorkerError):
+    """Raised when the registry's file cannot be read, or what it holds makes no sense."""
+
+
 class ConfigError(JobWorkerError):
     """Raised when a setting, a certificate or a directory that the program needs is unusable."""

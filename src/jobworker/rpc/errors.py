@@ -21,6 +21,7 @@ STATUS_CODES: Final[Mapping[type[errors.JobWorkerError], grpc.StatusCode]] = {
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.AlreadyLocked: grpc.StatusCode.INTERNAL,
     errors.IllegalTransition: grpc.StatusCode.INTERNAL,
+    errors.RegistryDamaged: grpc.StatusCode.DATA_LOSS,
     errors.ConfigError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.JobWorkerError: grpc.StatusCode.INTERNAL,
 }

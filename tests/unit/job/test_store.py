@@ -9,7 +9,8 @@ from jobworker.errors import ConfigError, RequestConflict, Unavailable
 from jobworker.job.record import JobRecord, Process
 from jobworker.job.spec import JobSpec, StopPolicy
 from jobworker.job.state import JobStatus, Reason, State
-from jobworker.job.store import SCHEMA_VERSION, Store
+from jobworker.job.schema import VERSION
+from jobworker.job.store import Store
 
 PENDING = JobRecord(
     id="j1",
@@ -107,9 +108,9 @@ def test_a_file_that_is_no_registry_is_refused_and_kept(tmp_path):
 
 def test_a_registry_of_a_newer_version_is_refused(store, tmp_path):
     with sqlite3.connect(tmp_path / "jobs.db") as connection:
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        connection.execute(f"PRAGMA user_version = {VERSION + 1}")
     connection.close()
-    with pytest.raises(ConfigError, match=f"version {SCHEMA_VERSION + 1}"):
+    with pytest.raises(ConfigError, match=f"version {VERSION + 1}"):
         Store.open(tmp_path / "jobs.db")
 
 
