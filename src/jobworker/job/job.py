@@ -6,7 +6,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from jobworker.errors import JobNotFound, JobWorkerError
+from jobworker.errors import JobNotFound, JobWorkerError, ShuttingDown
 from jobworker.job import stats
 from jobworker.job.freezer import is_frozen
 from jobworker.job.state import State
@@ -41,6 +41,7 @@ class Job:
         self._cgroup = cgroup
         self._finished = asyncio.Event()
         self._forgotten = False
+        self._left = False
         if record.finished:
             self._finished.set()
 
@@ -93,13 +94,21 @@ class Job:
         self._finished.set()
         self._watcher.wake(self.id)
 
+    def leave(self) -> None:
+        """Tell all who wait for the end that it will not be known here; for the Service."""
+        self._left = True
+        self._finished.set()
+
     async def wait(self) -> JobStatus:
         """Return the final status once the job has finished.
 
-        Raises JobNotFound if it turns out that it has never been started.
+        Raises JobNotFound if it turns out that it has never been started, and ShuttingDown when the
+        Service is being left.
         """
         await self._finished.wait()
         self._check_known()
+        if self._left and not self.finished:
+            raise ShuttingDown(f"cannot wait for job {self.id}: the server is shutting down")
         return self.status
 
     def _check_known(self) -> None:

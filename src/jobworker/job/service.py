@@ -28,18 +28,21 @@ from jobworker.exhaustion import exhausted
 from jobworker.ids import parse_job_id
 from jobworker.job import freezer, launch
 from jobworker.job.changes import Changes
+from jobworker.job.control import Control
 from jobworker.job.custody import Custody
 from jobworker.job.job import Job
 from jobworker.job.lock import DirectoryLock
 from jobworker.job.processes import wait_empty
 from jobworker.job.record import JobRecord
-from jobworker.job.spec import JobSpec, check_seconds
 from jobworker.job.state import State
 from jobworker.job.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import TracebackType
+
+    from jobworker.job.spec import JobSpec
+    from jobworker.job.state import JobStatus
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +65,15 @@ _LEAVING_PATIENCE: Final = 5.0
 class Change:
     """Something that has happened to a job.
 
-    `event` is "started", "stopping" (it was told to stop), "limits updated", "paused", "resumed" or
-    "ended"; `user` is who asked for it, empty for an end.
+    `event` is "started", "stopping" (it was told to stop), "limits updated", "paused", "resumed",
+    "signaled" or "ended"; `user` is who asked for it, empty for an end. `signal` is what was sent,
+    by a stop too, and 0 for everything else.
     """
 
     event: str
     job: Job
     user: str = ""
+    signal: int = 0
 
 
 class Service:
@@ -108,6 +113,15 @@ class Service:
         )
         self._starting: dict[str, asyncio.Task[Job]] = {}
         self._changes = Changes()
+        self._control = Control(
+            self._custody,
+            self.cgroups,
+            fetch=self.fetch_job,
+            fetch_started=self._fetch_started,
+            report=lambda event, job, user, signum: self._on_change(
+                Change(event, job, user, signum)
+            ),
+        )
         self._leftovers: dict[str, Job] = {}
         self._abandoning: dict[str, asyncio.Task[None]] = {}
         self._unrecorded: dict[str, Job] = {}
@@ -140,6 +154,8 @@ class Service:
         traceback: TracebackType | None,
     ) -> None:
         self._closing = True
+        for job in self._custody.jobs():
+            job.leave()
         await self._exit.aclose()
 
     # Starting
@@ -259,21 +275,44 @@ class Service:
 
     # Stopping and finding
 
-    async def stop_job(self, job_id: str, *, grace: float | None = None, user: str = "") -> Job:
+    async def stop_job(
+        self,
+        job_id: str,
+        *,
+        grace: float | None = None,
+        signal: int | None = None,
+        user: str = "",
+    ) -> Job:
         """End a job and return it once it has ended; a finished job stays as it is.
 
-        `grace` in seconds overrides the job's own; `user` is who wants it. A caller that is
-        cancelled meanwhile does not undo the stop. Raises InvalidArgument, JobNotFound,
-        ShimUnavailable or Unavailable.
+        `grace` in seconds and `signal` override the job's own; `user` is who wants it. Any number
+        of callers may stop a job at once, each in its own way: every signal is sent, and the grace
+        period that ends first counts. A caller that is cancelled does not undo the stop.
+        Raises InvalidArgument, JobNotFound, ShimUnavailable, Unavailable or ShuttingDown.
         """
-        if grace is not None:
-            check_seconds("grace", grace)
-        job = await self._fetch_started(job_id)
-        if not job.finished:
-            self._on_change(Change("stopping", job, user))
-            policy = job.spec.stop if grace is None else replace(job.spec.stop, grace=grace)
-            await self._custody.stop(job, policy)
-        return job
+        return await self._control.stop(job_id, grace, signal, user)
+
+    async def wait_job(self, job_id: str, timeout: float | None = None) -> JobStatus:  # noqa: ASYNC109 - it is no failure
+        """Return the status of a job once it has ended, or as it is after `timeout` seconds.
+
+        None waits as long as it takes, 0 not at all. Raises InvalidArgument, JobNotFound (also if
+        the job turns out not to have been started) and ShuttingDown when the Service is being left.
+        """
+        return await self._control.wait(job_id, timeout)
+
+    async def signal_job(
+        self, job_id: str, signum: int, *, all_processes: bool = False, user: str = ""
+    ) -> Job:
+        """Send a signal to a job's main process, or to all of its processes, and return the job.
+
+        What the job makes of it is its own affair: one that dies of it has *exited*, by a signal.
+        A paused job hears it when it goes on, but SIGKILL at once. Raises InvalidArgument,
+        JobNotFound, FailedPrecondition (it has ended, or its main process is not known) or
+        ResourceExhausted.
+        """
+        if self._closing:
+            raise ShuttingDown(f"cannot signal job {job_id}: the server is shutting down")
+        return await self._control.signal(job_id, signum, user, all_processes=all_processes)
 
     # Changing a running job
 
