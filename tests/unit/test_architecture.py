@@ -20,7 +20,13 @@ SOURCE = Path(jobworker.errors.__file__).parent.parent
 ROOT = Path(__file__).parent.parent.parent
 PYPROJECT = ROOT / "pyproject.toml"
 
-SHIM_PARTS = ("jobworker.shim", "jobworker.cgroups", "jobworker.errors", "jobworker.lazy")
+SHIM_PARTS = (
+    "jobworker.shim",
+    "jobworker.cgroups",
+    "jobworker.errors",
+    "jobworker.lazy",
+    "jobworker.steps",
+)
 PRINT_MODULES = """
 import importlib, json, sys
 sys.path.insert(0, sys.argv[1])

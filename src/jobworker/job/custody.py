@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from jobworker import output, shim
+from jobworker import output, shim, steps
 from jobworker.errors import (
     JobNotFound,
     JobWorkerError,
@@ -137,6 +137,7 @@ class Custody:
             launched = await client.launch(
                 launch, stdin=stdin, output=output, cgroup=cgroup, job_dir=job_dir
             )
+        steps.reached("server.start.executed")
         self._adopt(job, launched)
         self._launching.discard(job.id)
 
@@ -147,6 +148,7 @@ class Custody:
         JobNotFound if it turns out that it has never been started.
         """
         self._note_stop(job, policy)
+        steps.reached("server.stop.accepted")
         asked_again = False
         while not job.finished:
             if (orphan := self._orphans.get(job.id)) is not None:
@@ -158,6 +160,7 @@ class Custody:
             try:
                 async with _patience(_STOP_PATIENCE, "accept the stop"):
                     await client.stop(job.id, signal=policy.signal, grace=policy.grace)
+                steps.reached("server.stop.taken")
                 break
             except JobNotFound:
                 if job.finished:
@@ -207,6 +210,7 @@ class Custody:
         )
 
     def _shim_ended(self, end: shim.ExitRecord) -> None:
+        steps.reached("server.end.received")
         job = self._jobs.get(end.job_id)
         if job is not None:
             self._conclude(job, end)
@@ -261,6 +265,7 @@ class Custody:
             log.exception("cannot find out what became of job %s", job.id)
 
     async def _reconcile(self, job: Job, client: shim.Client) -> None:
+        steps.reached("server.recovery.reconciling")
         if job.id in client.jobs:
             try:
                 self._adopt(job, await client.attach(job.id))

@@ -7,7 +7,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from jobworker import output, shim
+from jobworker import output, shim, steps
 from jobworker.errors import CommandNotFound
 from jobworker.job import accounts
 from jobworker.job.spec import executables
@@ -63,6 +63,7 @@ def descriptors(
     """
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(output.Log.create(log_dir, job_id))
+        steps.reached("server.start.directory_made")
         directory = cgroup.open()
         stack.callback(os.close, directory)
         content = _stdin(stdin)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from jobworker import cgroups, output, shim
+from jobworker import cgroups, output, shim, steps
 from jobworker.errors import (
     FailedPrecondition,
     JobNotFound,
@@ -132,18 +132,22 @@ class Service:
         async with AsyncExitStack() as stack:
             for directory in dict.fromkeys((self._run_dir, self._state_dir)):
                 stack.enter_context(DirectoryLock.acquire(directory))
+            steps.reached("server.recovery.locked")
             # Left before the locks are: until the kernel has answered, no other server may come.
             self._threads = stack.enter_context(ThreadPoolExecutor(_THREADS, "limits"))
             output.prepare(self._log_dir)
             self._store = Store.open(self._state_dir / "jobs.db")
             stack.callback(self._store.close)
+            steps.reached("server.recovery.registry_opened")
             self.cgroups.setup()
+            steps.reached("server.recovery.cgroups_ready")
             self._watcher = stack.enter_context(output.Watcher())
             stack.push_async_callback(self._custody.close)
             await self._custody.open([self._job(record) for record in self._store.unfinished()])
             self._read_limits_again()
             await asyncio.gather(*map(self._finish_freezing, self._custody.jobs()))
             stack.push_async_callback(self._settle)
+            steps.reached("server.recovery.done")
             self._exit = stack.pop_all()
         return self
 
@@ -204,6 +208,7 @@ class Service:
             warnings=self.cgroups.warnings(spec.limits),
         )
         self._store.insert(record, _digest(spec.stdin))
+        steps.reached("server.start.recorded")
         job = self._job(record)
         self._custody.add(job)
         task = asyncio.create_task(self._launch(job, spec))
@@ -220,6 +225,7 @@ class Service:
         try:
             account = await launch.look_up(spec.user)
             cgroup = self.cgroups.create_cgroup(job.id, spec.limits)
+            steps.reached("server.start.cgroup_made")
             if spec.limits != cgroups.Limits():
                 job.publish(replace(job.record, limits=cgroup.limits()))
             description = launch.describe(job.id, spec, cgroup, account)
@@ -268,9 +274,13 @@ class Service:
         cgroup = self.cgroups.cgroup(job.id)
         cgroup.kill()
         await wait_empty(cgroup)
+        steps.reached("server.abandon.emptied")
         self.cgroups.remove_cgroup(job.id)
+        steps.reached("server.abandon.cgroup_removed")
         output.remove(self._log_dir, job.id)
+        steps.reached("server.abandon.directory_removed")
         self._store.delete(job.id)
+        steps.reached("server.abandon.deleted")
         del self._leftovers[job.id]
 
     # Stopping and finding
@@ -452,6 +462,7 @@ class Service:
 
     def _running(self, job: Job, record: JobRecord) -> None:
         self._store.update(record)
+        steps.reached("server.start.running_recorded")
         job.publish(record)
         self._on_change(Change("started", job, record.owner))
 
@@ -460,6 +471,7 @@ class Service:
             self._on_change(Change("started", job, record.owner))
         try:
             self._store.update(record)
+            steps.reached("server.end.recorded")
         except (sqlite3.Error, JobWorkerError):
             # The next start reads the exit record again; until then memory knows.
             log.exception("cannot record the end of job %s in the registry", job.id)
@@ -467,6 +479,7 @@ class Service:
         self._release_protection()
         job.publish(record)
         self._on_change(Change("ended", job))
+        steps.reached("server.end.told")
 
     def _release_protection(self) -> None:
         try:

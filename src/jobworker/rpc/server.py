@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+from jobworker import steps
 from jobworker.job.stats import DEFAULT_INTERVAL
 from jobworker.rpc import convert
 from jobworker.rpc.guard import caller
@@ -27,6 +28,7 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
         """Start a job."""
         spec = convert.job_spec(request)
         started = await self._jobs.start_job(spec, owner=caller().common_name)
+        steps.reached("server.start.answering")
         return pb.StartResponse(
             job_id=started.id,
             command=convert.command_message(started.spec),
@@ -44,6 +46,7 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
             signal=request.signal or None,
             user=caller().common_name,
         )
+        steps.reached("server.stop.answering")
         return pb.StopResponse()
 
     async def Wait(self, request: pb.WaitRequest, _context: Any) -> pb.WaitResponse:  # noqa: N802
