@@ -28,9 +28,7 @@ class FaultyServer(Server):
     def order(self, step: str, *victims: str, count: int = 1) -> None:
         """Have `victims` killed when `step` is reached."""
         server = self.process.pid if self.process.poll() is None else None
-        faults.order(
-            self.orders, step, *victims, run_dir=self.run_dir, server=server, count=count
-        )
+        faults.order(self.orders, step, *victims, run_dir=self.run_dir, server=server, count=count)
 
     def countermand(self) -> bool:
         """Take the order back; return whether it had not been carried out."""

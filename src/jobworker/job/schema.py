@@ -95,6 +95,7 @@ MIGRATIONS: Final[Mapping[int, tuple[str, ...]]] = {
     2: (
         *_LISTING,
         *_LABELS,
+        "ALTER TABLE jobs ADD COLUMN stop TEXT",
         f"PRAGMA application_id = {APPLICATION_ID}",
     ),
 }

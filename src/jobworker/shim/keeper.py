@@ -24,15 +24,11 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from jobworker.shim.log import log
 from jobworker.shim.note import EndNote, write_note
-from jobworker.shim.proc import children, read_cgroup, read_stat
+from jobworker.shim.proc import KEEPER_NAME, SHIM_NAME, children, read_cgroup, read_stat
 from jobworker.shim.spawn import close_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-KEEPER_NAME: Final = "jobworker-keep"
-SHIM_NAME: Final = "jobworker-shim"
-"""What /proc/<pid>/comm says of the two; 15 bytes at most."""
 
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36

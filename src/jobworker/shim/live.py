@@ -110,6 +110,11 @@ class LiveJob:
         self._schedule.stop(time.monotonic(), grace)
         self._ask_to_end(signum, grace)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody has asked for its end."""
+        return self._schedule.stopped
+
     def record(self, boot_id: str) -> ExitRecord:
         """Return how the job ended. Only after `on_ended`, and not after a failure."""
         outcome = self._outcome

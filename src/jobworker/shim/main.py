@@ -1,8 +1,8 @@
 """The shim's process: takes the lock, listens, goes into the background and serves.
 
 The process that was started exits with status 0 once a shim listens, this one or another; else it
-says on standard error what is in the way. The shim itself writes to shim.log, and so does the keeper,
-its parent in the background.
+says on standard error what is in the way. The shim itself writes to shim.log, and so does the
+keeper, its parent in the background.
 
 Signals: SIGINT, SIGHUP and SIGPIPE are ignored. SIGTERM means "leave as soon as you can": at once
 without jobs, else when the last one has ended and its end is written down. Until then everything

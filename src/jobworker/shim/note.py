@@ -1,4 +1,4 @@
-"""The notes that a keeper leaves of processes which ended after their shim: one small file for each.
+"""The notes that a keeper leaves of processes which ended after their shim: a small file each.
 
 They lie in ``<run dir>/reaped``, where only root (the server's user) can write, and are named after
 the process: a pid and a start time are never the same twice in one boot of the host.
@@ -6,6 +6,8 @@ the process: a pid and a start time are never the same twice in one boot of the 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 DIRECTORY: Final = "reaped"
 _MAX_SIZE: Final = 64 * 1024
-_TEMPORARY: Final = ".new"
+TEMPORARY: Final = ".new"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,18 +104,16 @@ def note_name(pid: int, start_time: int) -> str:
 def write_note(run_dir: str, note: EndNote) -> None:
     """Leave a note, at once or not at all. Raises OSError, and leaves nothing behind."""
     directory = os.path.join(run_dir, DIRECTORY)  # noqa: PTH118 - no pathlib in the shim
-    try:
+    with contextlib.suppress(FileExistsError):
         os.mkdir(directory, 0o700)  # noqa: PTH102 - as above
-    except FileExistsError:
-        pass
-    temporary = os.path.join(directory, note.name + _TEMPORARY)  # noqa: PTH118 - as above
+    temporary = os.path.join(directory, note.name + TEMPORARY)  # noqa: PTH118 - as above
     body = wire.encode(note.to_json())[wire.HEADER_SIZE :] + b"\n"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(temporary, flags, 0o600)
     try:
         try:
             if os.write(fd, body) != len(body):
-                raise OSError(28, os.strerror(28))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(fd)
         os.rename(temporary, os.path.join(directory, note.name))  # noqa: PTH104, PTH118 - as above

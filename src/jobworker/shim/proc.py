@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from typing import Final, NamedTuple
 
+KEEPER_NAME: Final = "jobworker-keep"
+SHIM_NAME: Final = "jobworker-shim"
+"""What a keeper and a shim call themselves (/proc/<pid>/comm); 15 bytes at most."""
+
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 """Clock ticks in a second: the unit of start times."""
 

@@ -333,7 +333,12 @@ class Supervisor:
         steps.reached("shim.launch.answered")
 
     def _tell_process(self, waiter: _Waiter, job: LiveJob) -> None:
-        reply = {"pid": job.pid, "start_time": job.start_time, "started_at": job.started_at}
+        reply = {
+            "pid": job.pid,
+            "start_time": job.start_time,
+            "started_at": job.started_at,
+            "stopped": job.stopped,
+        }
         self._send(waiter.connection, {"id": waiter.request_id, "ok": reply}, job.pidfd)
 
     def _on_ended(self, job: LiveJob) -> None:
