@@ -82,6 +82,7 @@ class Custody:
         self._abandon = abandon
         self._jobs: dict[str, Job] = {}
         self._launching: set[str] = set()
+        self._launchers: dict[str, shim.Client] = {}
         self._stopping: set[str] = set()
         self._pidfds: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -156,7 +157,11 @@ class Custody:
         except ShimUnavailable:
             if not client.lost:
                 raise
-            await self._find_out(job)
+            self._launchers[job.id] = client
+            try:
+                await self._find_out(job)
+            finally:
+                del self._launchers[job.id]
         else:
             steps.reached("server.start.executed")
             self._adopt(job, launched)
@@ -394,7 +399,7 @@ class Custody:
         if job.finished or job.id not in self._jobs:
             return
         if main is None:
-            if not self._has_begun(job):
+            if not self._may_have_begun(job):
                 await self._abandon(job)
             else:
                 self._orphans.watch(job, None, main_process_known=False)
@@ -431,9 +436,18 @@ class Custody:
             return None, "its exit record is another job's"
         return end, ""
 
-    def _has_begun(self, job: Job) -> bool:
-        """Whether the command of a pending job has left traces of having been executed."""
-        return self._cgroups.cgroup(job.id).populated() or bool(job.output_size())
+    def _may_have_begun(self, job: Job) -> bool:
+        """Whether the command of a pending job may have been executed: traces, or a doubt.
+
+        A doubt remains if its shim has died, and no keeper says that what it left was noted.
+        """
+        if self._cgroups.cgroup(job.id).populated() or job.output_size():
+            return True
+        client = self._launchers.get(job.id)
+        if client is None or client.shim is None:
+            return False
+        launcher = identity(client.shim)
+        return processes.look(launcher) is None and self._notes.of_process(launcher) is None
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)

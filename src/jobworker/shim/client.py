@@ -14,6 +14,7 @@ from jobworker.errors import InvalidArgument, ResourceExhausted, ShimUnavailable
 from jobworker.shim import start, wire
 from jobworker.shim.channel import Channel
 from jobworker.shim.failures import job_error, launch_error
+from jobworker.shim.proc import read_stat
 from jobworker.shim.wire import ExitRecord, Launch
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from jobworker.shim.channel import Received
+    from jobworker.shim.proc import Stat
 
 _ATTEMPTS: Final = 5
 """How often a shim is started or reached; one can be leaving just as another server connects."""
@@ -69,6 +71,7 @@ class Client:
         self._greeted = False
         self._lost: str | None = None
         self._jobs: frozenset[str] = frozenset()
+        self._shim: Stat | None = None
         self._loop.add_reader(self._channel.fileno(), self._on_readable)
 
     @classmethod
@@ -119,6 +122,11 @@ class Client:
     def jobs(self) -> frozenset[str]:
         """The ids of the jobs that were live when the connection was made."""
         return self._jobs
+
+    @property
+    def shim(self) -> Stat | None:
+        """The shim's process, as it was when the connection was made."""
+        return self._shim
 
     @property
     def lost(self) -> bool:
@@ -216,6 +224,7 @@ class Client:
             )
         self._greeted = True
         self._jobs = frozenset(hello.get("jobs", ()))
+        self._shim = read_stat(int(hello.get("pid", 0)))
         for record in hello.get("ended", ()):
             self._tell(self._on_ended, ExitRecord.from_json(record))
 

@@ -6,9 +6,9 @@ the dead one can be waited for. So the keeper sits between init and the shim and
 reaps what jobs leave behind. When the shim dies otherwise than by leaving, the jobs' main processes
 are the keeper's, and the end of each is written down (`note`) before it is reaped.
 
-What it promises to servers: a shim that was killed is reaped *after* the notes of all jobs that had
-ended by then were written. So whoever sees neither the shim's process nor a note nor a process of a
-job knows that the job had none.
+What it promises to servers: a shim that was killed is noted and reaped *after* all of its jobs that
+had ended by then. So whoever sees the shim's note, and neither a note nor a process of a job, knows
+that the job had none.
 
 It ignores every signal that can be, holds no descriptor but the log, and leaves without children.
 If it is killed as well, the jobs are init's, who keeps no notes.
@@ -116,14 +116,15 @@ class Keeper:
         if (end.si_code, end.si_status) == (os.CLD_EXITED, 0):
             os.waitpid(self._shim, 0)
             return False
-        # What was adopted before, from jobs, is among them too; a job's main process leads a
-        # session, or has not come as far as that.
+        # What jobs had left behind before is among them too.
         self._heirs = {pid for pid in children(os.getpid()) if pid != self._shim}
         log(f"shim {self._shim} has died; keeper {os.getpid()} waits for {len(self._heirs)}")
         for pid in list(self._heirs):
             if (child := _look(pid)) is not None:
                 self._reap(child)
-        os.waitpid(self._shim, 0)
+        # Its own note says that those of all others who had ended are there.
+        self._heirs.add(self._shim)
+        self._reap(end)
         return bool(self._heirs)
 
     def _reap(self, child: os.waitid_result) -> None:
@@ -139,7 +140,7 @@ class Keeper:
     def _record(self, child: os.waitid_result) -> None:
         stat = read_stat(child.si_pid)
         if stat is None or stat.session not in (child.si_pid, self._shim):
-            return
+            return  # No main process: that leads a session, or has not come as far as that.
         exited = child.si_code == os.CLD_EXITED
         note = EndNote(
             boot_id=self._boot_id,

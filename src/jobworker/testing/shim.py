@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from jobworker.errors import JobWorkerError
+    from jobworker.shim.proc import Stat
 
 
 class FakeShim:
@@ -120,6 +121,7 @@ class FakeClient:
         self._on_disconnect = on_disconnect
         self.on_ended = on_ended
         self.lost = False
+        self.shim: Stat | None = None
         self.jobs = frozenset(shim.launched)
 
     async def launch(self, launch: Launch, **_fds: int) -> Launched:
