@@ -16,7 +16,7 @@ import jobworker
 from jobworker import program
 from jobworker.cgroups.delegation import OWN
 from jobworker.command import Group, Option
-from jobworker.daemon import config
+from jobworker.daemon import bounds, config
 from jobworker.daemon.listen import parse_listen
 from jobworker.errors import JobWorkerError
 from jobworker.job.service import (
@@ -103,6 +103,14 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _bounds(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the flags that say how much is kept and may run."""
+    for flag, (kind, default, text) in reversed(bounds.FLAGS.items()):
+        metavar = kind.name.upper()
+        command = _option(flag, type=kind, default=default, metavar=metavar, help=text)(command)
+    return command
+
+
 def _option(flag: str, **attributes: Any) -> Callable[..., Any]:
     name = flag.removeprefix("--").replace("-", "_").upper()
     # JOBWORKER_CERT and its like are the client's; who has exported them must not serve with them.
@@ -130,6 +138,7 @@ def _read_config(context: click.Context, _option: click.Parameter, path: Path | 
     default_text="audit.log in the state directory",
     help="Where every decision and every change is written.",
 )
+@_bounds
 @click.option(
     "--cleanup",
     is_flag=True,
@@ -137,7 +146,11 @@ def _read_config(context: click.Context, _option: click.Parameter, path: Path | 
 )
 @click.pass_context
 def serve(context: click.Context, /, listen: str, audit_log: Path | None, **given: Any) -> None:
-    """Serve until SIGTERM or Ctrl-C. Jobs go on running and are found again by the next start."""
+    """Serve until SIGTERM or Ctrl-C. Jobs go on running and are found again by the next start.
+
+    Finished jobs are removed, the one that ended first first, when they are older, more or larger
+    than what is kept. A job that would be one more than may run is refused.
+    """
     # gRPC's core writes of refused handshakes and taken ports to stderr; what matters, we say.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from jobworker.daemon.serve import Settings
@@ -146,7 +159,8 @@ def serve(context: click.Context, /, listen: str, audit_log: Path | None, **give
     host, port = parse_listen(listen)
     settings = Settings(
         host=host, port=port, policy=context.obj,
-        audit_log=audit_log or given["state_dir"] / "audit.log", **given,
+        audit_log=audit_log or given["state_dir"] / "audit.log",
+        retention=bounds.take_retention(given), running=bounds.take_running_limits(given), **given,
     )  # fmt: skip
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from jobworker.errors import JobNotFound, JobWorkerError, ShuttingDown
 from jobworker.job import stats
 from jobworker.job.freezer import is_frozen
+from jobworker.job.readers import Readers
 from jobworker.job.state import State
 from jobworker.job.stream import OutputStream
 from jobworker.output import follow, open_for_reading, read_to, size
@@ -33,12 +34,19 @@ class Job:
     """
 
     def __init__(
-        self, record: JobRecord, *, log_dir: Path, watcher: Watcher, cgroup: Cgroup
+        self,
+        record: JobRecord,
+        *,
+        log_dir: Path,
+        watcher: Watcher,
+        cgroup: Cgroup,
+        readers: Readers | None = None,
     ) -> None:
         self._record = record
         self._log_dir = log_dir
         self._watcher = watcher
         self._cgroup = cgroup
+        self._readers = Readers() if readers is None else readers
         self._finished = asyncio.Event()
         self._forgotten = False
         self._left = False
@@ -163,7 +171,8 @@ class Job:
         Raises FailedPrecondition if the output is gone, ResourceExhausted if there is no
         descriptor left, and ShuttingDown when the Service is being left.
         """
-        return OutputStream(self, self._follow(offset, tail=tail), offset=offset, tail=tail)
+        follower = self._follow(offset, tail=tail)
+        return OutputStream(self, follower, offset=offset, tail=tail, readers=self._readers)
 
     def _follow(self, offset: int, *, tail: bool) -> Follower:
         fd = open_for_reading(self._log_dir, self.id)

@@ -27,13 +27,22 @@ from jobworker.errors import (
 from jobworker.exhaustion import exhausted
 from jobworker.ids import parse_job_id
 from jobworker.job import freezer, launch
+from jobworker.job.catalog import Catalog, Page
 from jobworker.job.changes import Changes
 from jobworker.job.control import Control
 from jobworker.job.custody import Custody, StartUndecided
+from jobworker.job.ended import EndedJobs
 from jobworker.job.job import Job
+from jobworker.job.listing import JobFilter
 from jobworker.job.lock import DirectoryLock
+from jobworker.job.places import Places, RunningLimits
 from jobworker.job.processes import wait_empty
+from jobworker.job.readers import Readers
 from jobworker.job.record import JobRecord
+from jobworker.job.registry_reader import RegistryReader
+from jobworker.job.removal import Removal, refuse_running
+from jobworker.job.retainer import Retainer
+from jobworker.job.retention import KEEP_ALL, Retention
 from jobworker.job.state import State
 from jobworker.job.store import Store
 
@@ -66,8 +75,8 @@ class Change:
     """Something that has happened to a job.
 
     `event` is "started", "stopping" (it was told to stop), "limits updated", "paused", "resumed",
-    "signaled" or "ended"; `user` is who asked for it, empty for an end. `signal` is what was sent,
-    by a stop too, and 0 for everything else.
+    "signaled", "ended" or "removed"; `user` is who asked for it, empty for an end and for what
+    retention does. `signal` is what was sent, by a stop too, and 0 for everything else.
     """
 
     event: str
@@ -81,6 +90,9 @@ class Service:
 
     Entering takes the locks, makes the directories and the cgroup, reaches the shim (starting one
     if there is none) and finds the jobs of an earlier server again. Leaving lets the jobs go on.
+    `retention` says how long finished jobs are kept, `running` how many may run at a time; by
+    default there are no bounds. Raises ConfigError if they are impossible.
+
     `on_change` is called with each change, after the registry knows of it. `cgroups_service` and
     `connect` (to the shim) are the boundaries to the kernel and to the other process.
     """
@@ -92,6 +104,8 @@ class Service:
         state_dir: Path = DEFAULT_STATE_DIR,
         run_dir: Path = DEFAULT_RUN_DIR,
         cgroup_root: Path = DEFAULT_CGROUP_ROOT,
+        retention: Retention = KEEP_ALL,
+        running: RunningLimits = RunningLimits(),  # noqa: B008 - it is immutable
         on_change: Callable[[Change], None] = lambda _change: None,
         cgroups_service: cgroups.Service | None = None,
         connect: Callable[..., Awaitable[shim.Client]] | None = None,
@@ -101,6 +115,11 @@ class Service:
         self._state_dir = state_dir.absolute()
         self._run_dir = run_dir.absolute()
         self.cgroups = cgroups_service or cgroups.Service(cgroup_root.absolute())
+        retention.check()
+        running.check()
+        self._retention = retention
+        self._places = Places(running)
+        self._readers = Readers(self._reader_left)
         self._on_change = on_change
         self._custody = Custody(
             run_dir=self._run_dir,
@@ -136,18 +155,26 @@ class Service:
             steps.reached("server.recovery.locked")
             # Left before the locks are: until the kernel has answered, no other server may come.
             self._threads = stack.enter_context(ThreadPoolExecutor(_THREADS, "limits"))
+            self._disk = stack.enter_context(ThreadPoolExecutor(1, "removal"))
             output.prepare(self._log_dir)
             self._store = Store.open(self._state_dir / "jobs.db")
             stack.callback(self._store.close)
+            reader = RegistryReader(self._store.path)
+            stack.callback(reader.close)
+            self._catalog = Catalog(reader, fetch=self._find, unrecorded=self._unrecorded.values)
             steps.reached("server.recovery.registry_opened")
+            self._prepare_removal()
             self.cgroups.setup()
             steps.reached("server.recovery.cgroups_ready")
             self._watcher = stack.enter_context(output.Watcher())
             stack.push_async_callback(self._custody.close)
-            await self._custody.open([self._job(record) for record in self._store.unfinished()])
+            unfinished = self._store.unfinished()
+            self._places.fill((record.id, record.owner) for record in unfinished)
+            await self._custody.open([self._job(record) for record in unfinished])
             self._read_limits_again()
             await asyncio.gather(*map(self._finish_freezing, self._custody.jobs()))
             stack.push_async_callback(self._settle)
+            stack.push_async_callback(_cancel, asyncio.create_task(self._retainer.run()))
             steps.reached("server.recovery.done")
             self._exit = stack.pop_all()
         return self
@@ -201,6 +228,7 @@ class Service:
 
     def _begin(self, spec: JobSpec, owner: str) -> str:
         """Record the intent, before anything is created, and begin the launch."""
+        self._places.check(owner)
         record = JobRecord(
             id=str(uuid.uuid4()),
             owner=owner,
@@ -210,6 +238,7 @@ class Service:
         )
         self._store.insert(record, _digest(spec.stdin))
         steps.reached("server.start.recorded")
+        self._places.take(record.id, owner)
         job = self._job(record)
         self._custody.add(job)
         task = asyncio.create_task(self._launch(job, spec))
@@ -259,6 +288,7 @@ class Service:
         task = self._abandoning.get(job.id)
         if task is None:
             self._custody.drop(job)
+            self._places.give_back(job.id)
             self._leftovers[job.id] = job
             job.forget()
             task = asyncio.create_task(self._remove_traces(job))
@@ -325,6 +355,49 @@ class Service:
             raise ShuttingDown(f"cannot signal job {job_id}: the server is shutting down")
         return await self._control.signal(job_id, signum, user, all_processes=all_processes)
 
+    # Removing
+
+    async def remove_job(self, job_id: str, *, user: str = "") -> Job:
+        """Remove a finished job with its output, and return it as it was.
+
+        From the moment it is decided nobody finds the job any more, and its request_id is free.
+        Streams of its output that are open go on to their end. `user` is who wants it. A caller
+        that is cancelled meanwhile does not undo it.
+
+        Raises InvalidArgument, JobNotFound, FailedPrecondition (the job runs, or something else is
+        in its directory: then nothing has changed; or not all of its files could be removed, which
+        is tried again), ResourceExhausted or Unavailable.
+        """
+        if self._closing:
+            raise ShuttingDown(f"cannot remove job {job_id}: the server is shutting down")
+        job = await self.fetch_job(job_id)
+        refuse_running(job)
+        await self._changes.run(job.id, lambda: self._removal.remove(job, user))
+        return job
+
+    def _prepare_removal(self) -> None:
+        ended = EndedJobs(self._store)
+        in_thread = partial(self._in_thread, self._disk)
+        self._removal = Removal(
+            ended=ended, log_dir=self._log_dir, in_thread=in_thread, on_removed=self._removed
+        )
+        self._retainer = Retainer(
+            self._retention,
+            ended=ended,
+            removal=self._removal,
+            readers=self._readers,
+            log_dir=self._log_dir,
+            fetch=self._fetch_recorded,
+            in_thread=in_thread,
+        )
+
+    def _reader_left(self, job_id: str) -> None:
+        self._retainer.reader_left(job_id)
+
+    def _removed(self, job: Job, user: str) -> None:
+        self._unrecorded.pop(job.id, None)
+        self._on_change(Change("removed", job, user))
+
     # Changing a running job
 
     async def update_limits(self, job_id: str, limits: cgroups.Limits, *, user: str = "") -> Job:
@@ -374,7 +447,7 @@ class Service:
 
     async def _update_limits(self, job: Job, limits: cgroups.Limits, user: str) -> None:
         # In a thread: the kernel may have to reclaim gigabytes before it answers.
-        changed = await self._in_thread(self.cgroups.update_limits, job.id, limits)
+        changed = await self._in_thread(self._threads, self.cgroups.update_limits, job.id, limits)
         if job.finished:
             raise FailedPrecondition(f"cannot change the limits of job {job.id}: it has ended")
         warnings = self.cgroups.warnings(changed.limits)
@@ -382,16 +455,18 @@ class Service:
         try:
             self._store.update(record)
         except BaseException:
-            await self._in_thread(changed.undo)
+            await self._in_thread(self._threads, changed.undo)
             self._release_protection()
             raise
         job.publish(record)
         self._on_change(Change("limits updated", job, user))
 
-    async def _in_thread(self, action: Callable[..., _Result], *arguments: object) -> _Result:
+    async def _in_thread(
+        self, threads: ThreadPoolExecutor, action: Callable[..., _Result], *arguments: object
+    ) -> _Result:
         # Not in the event loop's own threads: they look users up, also while limits are changed.
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, partial(action, *arguments))
+        return await loop.run_in_executor(threads, partial(action, *arguments))
 
     def _read_limits_again(self) -> None:
         """Record the limits that are in force: an earlier server may have died changing some."""
@@ -444,12 +519,31 @@ class Service:
     async def fetch_job(self, job_id: str) -> Job:
         """Return a job. Raises InvalidArgument (a malformed id) or JobNotFound."""
         job_id = parse_job_id(job_id)
+        job = self._find(job_id)
+        if job is None:
+            raise JobNotFound(job_id)
+        return job
+
+    def _find(self, job_id: str) -> Job | None:
         if (live := self._custody.get(job_id) or self._unrecorded.get(job_id)) is not None:
             return live
-        record = None if job_id in self._leftovers else self._store.get(job_id)
-        if record is None:
-            raise JobNotFound(job_id)
-        return self._job(record)
+        return None if job_id in self._leftovers else self._fetch_recorded(job_id)
+
+    def _fetch_recorded(self, job_id: str) -> Job | None:
+        record = self._store.get(job_id)
+        return None if record is None else self._job(record)
+
+    async def list_jobs(
+        self, asked: JobFilter | None = None, *, page_size: int = 0, page_token: str = ""
+    ) -> Page:
+        """Return a page of the jobs that match, newest first.
+
+        It has at most `page_size` jobs (0: 100, at most 1000), and fewer if they are large or far
+        between; only where `next_page_token` is empty there are no more. That token is for the
+        next page of the same filters. Raises InvalidArgument, ResourceExhausted, Unavailable or
+        RegistryDamaged.
+        """
+        return await self._catalog.page(asked or JobFilter(), page_size, page_token)
 
     def _job(self, record: JobRecord) -> Job:
         return Job(
@@ -457,6 +551,7 @@ class Service:
             log_dir=self._log_dir,
             watcher=self._watcher,
             cgroup=self.cgroups.cgroup(record.id),
+            readers=self._readers,
         )
 
     # What the custody reports
@@ -485,10 +580,12 @@ class Service:
             # The next start reads the exit record again; until then memory knows.
             log.exception("cannot record the end of job %s in the registry", job.id)
             self._unrecorded[job.id] = job
+        self._places.give_back(job.id)
         self._release_protection()
         job.publish(record)
         self._on_change(Change("ended", job))
         steps.reached("server.end.told")
+        self._retainer.wake()
 
     def _release_protection(self) -> None:
         try:
@@ -504,6 +601,11 @@ class Service:
         await self._changes.close()
         for task in self._abandoning.values():
             task.cancel()  # The next start removes what is left.
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _digest(stdin: bytes) -> str:

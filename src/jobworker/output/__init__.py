@@ -1,5 +1,6 @@
 """A job's output: an append-only file that the kernel writes and any number of readers follow."""
 
+from jobworker.output.contents import check_removable, disk_usage
 from jobworker.output.follow import Chunk, Follower, follow, read_to
 from jobworker.output.log import Log, open_directory, open_for_reading, prepare, remove, size
 from jobworker.output.watch import Watch, Watcher
@@ -10,6 +11,8 @@ __all__ = [
     "Log",
     "Watch",
     "Watcher",
+    "check_removable",
+    "disk_usage",
     "follow",
     "open_directory",
     "open_for_reading",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import grpc
 
@@ -17,9 +18,13 @@ from jobworker.rpc.v1 import jobworker_pb2_grpc
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Sequence
     from types import TracebackType
     from uuid import UUID
+
+
+MAX_PAGE: Final = 1000
+"""Jobs of one page of a listing that the server gives at most."""
 
 
 class Client:
@@ -99,28 +104,61 @@ class Client:
         has passed and it is still away, this raises StreamInterrupted.
         """
         patience = Patience(give_up_after)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        begun = time.monotonic()
+        left = timeout
         while True:
-            now = time.monotonic()
-            patience.asks(now)
-            left = None if deadline is None else max(deadline - now, 0.0)
+            patience.asks(time.monotonic())
             try:
                 return (await self._stub.Wait(channel.wait_request(job_id, left))).status
             except grpc.aio.AioRpcError as error:
                 failure = error
             now = time.monotonic()
             delay = patience.lost(now, failure)
-            if left == 0 and deadline is not None:
+            if left == 0:
                 raise patience.interrupted(problem_of(failure)) from failure
             if patience.must_notify(now):
                 on_interrupted(problem_of(failure))
-            if deadline is not None:
-                delay = min(delay, max(deadline - now, 0.0))
-            await asyncio.sleep(delay)
+            await asyncio.sleep(delay if left is None else min(delay, left))
+            if timeout is not None:
+                left = max(begun + timeout - time.monotonic(), 0.0)
+
+    async def remove(self, job_id: UUID | str) -> pb.RemoveResponse:
+        """Remove a finished job and its output."""
+        return await self._stub.Remove(pb.RemoveRequest(job_id=str(job_id)))
 
     async def status(self, job_id: UUID | str) -> pb.StatusResponse:
         """Ask for everything that is known of a job."""
         return await self._stub.Status(pb.StatusRequest(job_id=str(job_id)))
+
+    async def list_pages(
+        self, request: pb.ListRequest, *, limit: int | None = None
+    ) -> AsyncGenerator[Sequence[pb.Job], None]:
+        """Yield the jobs that match, newest first, a page at a time; at most `limit` in all.
+
+        The request's own page_size and page_token are where it begins. Pages may be empty.
+        """
+        asked = pb.ListRequest()
+        asked.CopyFrom(request)
+        left = limit
+        while left is None or left > 0:
+            if left is not None:
+                asked.page_size = min(left, request.page_size or MAX_PAGE)
+            response = await self._stub.List(asked)
+            yield response.jobs
+            if left is not None:
+                left -= len(response.jobs)
+            if not response.next_page_token:
+                return
+            asked.page_token = response.next_page_token
+
+    async def list_jobs(
+        self, request: pb.ListRequest, *, limit: int | None = None
+    ) -> AsyncGenerator[pb.Job, None]:
+        """Yield the jobs that match, newest first; at most `limit`."""
+        async with aclosing(self.list_pages(request, limit=limit)) as pages:
+            async for page in pages:
+                for found in page:
+                    yield found
 
     async def update_limits(self, job_id: UUID | str, limits: pb.Limits) -> pb.UpdateLimitsResponse:
         """Change limits of a running job; what `limits` leaves out stays as it is."""

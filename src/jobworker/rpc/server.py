@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from jobworker import steps
 from jobworker.job.stats import DEFAULT_INTERVAL
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from jobworker import job
+
+AT_A_TIME: Final = 50
+"""How many jobs become messages before others have their turn; each takes some 50 µs."""
 
 
 class JobWorker(pb_grpc.JobWorkerServiceServicer):
@@ -72,6 +76,21 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
         message = convert.job_message(record, found.output_size(), paused=found.paused)
         return pb.StatusResponse(status=message.status, job=message)
 
+    async def List(self, request: pb.ListRequest, _context: Any) -> pb.ListResponse:  # noqa: N802
+        """Tell of jobs, a page at a time."""
+        page = await self._jobs.list_jobs(
+            convert.job_filter(request),
+            page_size=request.page_size,
+            page_token=request.page_token,
+        )
+        response = pb.ListResponse(next_page_token=page.next_page_token)
+        for index, entry in enumerate(page.entries):
+            if index % AT_A_TIME == AT_A_TIME - 1:
+                await asyncio.sleep(0)  # A thousand jobs must not keep the others waiting.
+            message = convert.job_message(entry.record, entry.output_size, paused=entry.paused)
+            response.jobs.append(message)
+        return response
+
     async def Output(  # noqa: N802
         self, request: pb.OutputRequest, _context: Any
     ) -> AsyncIterator[pb.OutputResponse]:
@@ -105,6 +124,12 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
         """Let a paused job go on."""
         await self._jobs.resume_job(request.job_id, user=caller().common_name)
         return pb.ResumeResponse()
+
+    async def Remove(self, request: pb.RemoveRequest, _context: Any) -> pb.RemoveResponse:  # noqa: N802
+        """Remove a finished job and its output."""
+        await self._jobs.remove_job(request.job_id, user=caller().common_name)
+        steps.reached("server.remove.answering")
+        return pb.RemoveResponse()
 
     async def Stats(  # noqa: N802
         self, request: pb.StatsRequest, _context: Any
