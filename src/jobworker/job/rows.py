@@ -111,8 +111,14 @@ def record(row: sqlite3.Row) -> JobRecord:
         ended_at=row["ended_at"],
         output_size=row["output_size"],
         usage=msgspec.json.decode(row["usage"], type=dict[str, int]),
-        stop=msgspec.json.decode(row["stop"], type=AcceptedStop) if row["stop"] else None,
+        stop=_stop(row),
     )
+
+
+def _stop(row: sqlite3.Row) -> AcceptedStop | None:
+    # A file of the first version is read before it is brought up to date; it has none.
+    text = row["stop"] if "stop" in row.keys() else None  # noqa: SIM118 - a Row holds values
+    return None if text is None else msgspec.json.decode(text, type=AcceptedStop)
 
 
 def _json(value: Any) -> str:
