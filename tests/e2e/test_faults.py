@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
-import signal
 import uuid
 
 import grpc
@@ -20,8 +18,7 @@ from jobworker.testing.faults import SERVER, SHIM
 from tests.support.cgroups import own_cgroup
 from tests.support.faults import FaultyServer
 from tests.support.jobs import sh
-from tests.support.shim import shim_is_gone, signal_shim
-from tests.support.waiting import PATIENCE, until
+from tests.support.waiting import PATIENCE
 
 VICTIMS = [(SERVER,), (SHIM,), (SERVER, SHIM)]
 each_victim = pytest.mark.parametrize("victims", VICTIMS, ids="+".join)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from jobworker.cgroups.limits import Limits
-from jobworker.job.record import JobRecord, Process
+from jobworker.job.record import AcceptedStop, JobRecord, Process
 from jobworker.job.spec import JobSpec
 from jobworker.job.state import JobStatus, Reason, State
 
@@ -31,6 +31,7 @@ CHANGING: Final = (
     "ended_at",
     "output_size",
     "usage",
+    "stop",
 )
 
 INSERT: Final = (
@@ -77,6 +78,7 @@ def changing(record: JobRecord) -> dict[str, Any]:
         "ended_at": record.ended_at,
         "output_size": record.output_size,
         "usage": _json(record.usage),
+        "stop": _json(record.stop) if record.stop else None,
     }
 
 
@@ -109,7 +111,14 @@ def record(row: sqlite3.Row) -> JobRecord:
         ended_at=row["ended_at"],
         output_size=row["output_size"],
         usage=msgspec.json.decode(row["usage"], type=dict[str, int]),
+        stop=_stop(row),
     )
+
+
+def _stop(row: sqlite3.Row) -> AcceptedStop | None:
+    # A file of the first version is read before it is brought up to date; it has none.
+    text = row["stop"] if "stop" in row.keys() else None  # noqa: SIM118 - a Row holds values
+    return None if text is None else msgspec.json.decode(text, type=AcceptedStop)
 
 
 def _json(value: Any) -> str:

@@ -259,7 +259,7 @@ class Spawner:
             stage = "setup"
             os.setsid()
             status = _put_in_place(steps)
-            _close_from(status + 1)
+            close_from(status + 1)
             for signum in self._signals:
                 signal.signal(signum, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_NOFILE, self._nofile)
@@ -354,7 +354,7 @@ def _put_in_place(steps: _Steps) -> int:
     return status
 
 
-def _close_from(first: int) -> None:
+def close_from(first: int) -> None:
     """Close `first` and all above: close_range(2) since Linux 5.9, one by one without it.
 
     Not os.closerange: where Python was built without close_range, that tries every number.
