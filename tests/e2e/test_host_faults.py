@@ -18,6 +18,7 @@ import grpc
 import pytest
 
 from jobworker.rpc.v1 import jobworker_pb2 as pb
+from jobworker.shim import wire
 from tests.support import host
 from tests.support.invariants import check_invariants
 from tests.support.jobs import sh
@@ -431,7 +432,7 @@ async def test_a_shim_whose_socket_is_removed_is_reached_by_the_next_server(serv
     async with running.client() as client:
         job_id = (await client.start(sh(f"{gate.wait}; exit 7"))).job_id
         running.kill()
-        (running.run_dir / "shim.sock").unlink()
+        (running.run_dir / wire.SOCKET_NAME).unlink()
         await asyncio.to_thread(running.restart)
         gate.open()
         assert (await end_of(client, job_id))[1].exit_code == 7
