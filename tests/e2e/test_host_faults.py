@@ -300,6 +300,28 @@ async def test_a_clock_that_jumps_changes_no_duration(serve, tmp_path, jump):
             assert job.started_at.ToNanoseconds() <= job.ended_at.ToNanoseconds()
 
 
+@pytest.mark.parametrize("jump", [-86400.0, 86400.0], ids=["back", "forth"])
+async def test_a_clock_that_jumps_changes_no_duration_of_a_job_without_a_shim(
+    serve, tmp_path, jump
+):
+    offset = tmp_path / "offset"
+    running = serve(program=host.with_clock(offset))
+    async with running.client() as client:
+        request = sh("sleep 1000")
+        request.timeout.FromMilliseconds(2500)
+        begun = asyncio.get_running_loop().time()
+        job_id = (await client.start(request)).job_id
+        running.kill()
+        signal_shim(running.run_dir, signal.SIGKILL)
+        offset.write_text(str(jump))
+        await asyncio.to_thread(running.restart)
+        _, status = await end_of(client, job_id)
+        assert status.reason == pb.REASON_TIMED_OUT, status
+        assert 2.5 <= asyncio.get_running_loop().time() - begun < 60
+        job = (await client.status(job_id)).job
+        assert job.started_at.ToNanoseconds() <= job.ended_at.ToNanoseconds()
+
+
 # exit.json is not what the shim has written
 
 

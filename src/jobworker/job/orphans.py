@@ -164,7 +164,7 @@ class Orphans:
             replace(
                 record,
                 status=replace(status, message=message),
-                ended_at=ended_at,
+                ended_at=max(ended_at, record.started_at or record.created_at),
                 output_size=job.output_size() or 0,
                 usage=usage,
             ),

@@ -537,7 +537,7 @@ async def test_the_kernel_may_tell_the_end_of_an_orphan(host, service, monkeypat
 
 def leave_note(host, job, **how):
     process = job.record.process
-    given = {"exit_code": 5, "ended_at": 1000.0, "ended_boot": 1e9, **how}
+    given = {"exit_code": 5, "ended_at": 4e9, "ended_boot": 1e9, **how}
     write_note(
         str(host.directory / "run"),
         EndNote(
@@ -554,7 +554,7 @@ async def test_the_note_of_a_keeper_tells_the_end_of_an_orphan_and_is_removed(ho
     host.shim.kill(job.id)
     await job.wait()
     assert (job.status.state, job.status.exit_code) == (State.EXITED, 5)
-    assert job.record.ended_at == 1000.0
+    assert job.record.ended_at == 4e9
     assert list((host.directory / "run" / "reaped").iterdir()) == []
 
 
@@ -732,7 +732,7 @@ def note_of_job(job_id):
         start_time=1,
         exit_code=5,
         cgroup=f"/jobworker/{job_id}",
-        ended_at=1000.0,
+        ended_at=4e9,
         ended_boot=1000.0,
     )
 
@@ -1334,3 +1334,15 @@ async def test_a_job_whose_cgroup_is_gone_has_no_figures_and_says_so(host, servi
     service.cgroups.remove_cgroup(job.id)
     with pytest.raises(FailedPrecondition, match="goes on elsewhere"):
         await job.sample()
+
+
+async def test_an_orphan_does_not_end_before_it_has_begun_by_a_clock_that_was_set_back(
+    host, service, monkeypatch
+):
+    job = await service.start_job(TRUE)
+    host.shim.die()
+    await until(lambda: service._custody._orphans)
+    monkeypatch.setattr("jobworker.job.orphans.time.time", lambda: 1.0)
+    host.shim.kill(job.id)
+    await job.wait()
+    assert job.record.ended_at == job.record.started_at
