@@ -1,4 +1,4 @@
-"""What people write for sizes, counts, times and CPUs, and how such values are shown. Pure.
+"""What people write for CPUs, devices and signals, and how all values are shown. Pure.
 
 Every parser raises ValueError with a sentence that names the value and what is accepted.
 """
@@ -10,12 +10,50 @@ import signal
 from fractions import Fraction
 from typing import Final
 
-MAX: Final = 2**64 - 1
-"""The value that means "max", no limit, in every size and count of the wire contract."""
+from jobworker.units import (
+    BINARY_PREFIXES,
+    COUNTS,
+    DURATIONS,
+    MAX,
+    NUMBER,
+    SIZES,
+    US,
+    duration_parts,
+    parse_count,
+    parse_duration,
+    parse_size,
+    uint64,
+)
 
-SIZES: Final = "a size such as 1000, 512M, 1G, 1GiB, 1.5G (K, M, G, T, P, E are powers of 1024)"
-COUNTS: Final = "a count such as 500, 10k, 2M (k and M are powers of 1000)"
-DURATIONS: Final = "a duration such as 90s, 5m, 1h30m, 500ms, or a number of seconds"
+__all__ = [
+    "BURSTS",
+    "COUNTS",
+    "CPUS",
+    "CPU_PERIOD_US",
+    "DURATIONS",
+    "MAX",
+    "SIGNALS",
+    "SIZES",
+    "format_age",
+    "format_count",
+    "format_cpu_max",
+    "format_duration",
+    "format_signal",
+    "format_size",
+    "parse_burst",
+    "parse_count",
+    "parse_cpu_max",
+    "parse_device_count",
+    "parse_device_size",
+    "parse_duration",
+    "parse_offset",
+    "parse_pair",
+    "parse_signal",
+    "parse_size",
+    "parse_weight",
+    "seconds_of_us",
+]
+
 BURSTS: Final = "a time such as 20ms or 500us"
 CPUS: Final = "CPUs such as 1.5 or 150%, or a quota in a period such as 50ms/100ms"
 SIGNALS: Final = "a signal such as TERM, SIGTERM or 15"
@@ -25,49 +63,6 @@ CPU_PERIOD_US: Final = 100_000
 
 _CPU_TIME_US: Final = (1_000, 1_000_000)
 # kernel/sched/core.c: a quota and a period are at least 1 ms, a period is at most 1 s.
-
-_NUMBER: Final = r"(?P<number>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
-_SIZE: Final = re.compile(_NUMBER + r"(?:(?P<prefix>[KMGTPE])(?:iB)?|B)?", re.ASCII | re.IGNORECASE)
-_COUNT: Final = re.compile(_NUMBER + r"(?P<prefix>[kKM]?)", re.ASCII)
-_DURATION_PART: Final = re.compile(_NUMBER + r"(?P<unit>us|µs|ms|s|m|h|d)", re.ASCII)
-_BINARY_PREFIXES: Final = "KMGTPE"
-_DECIMAL_PREFIXES: Final = {"": 1, "k": 1_000, "K": 1_000, "M": 1_000_000}
-_US: Final = {
-    "us": 1,
-    "µs": 1,
-    "ms": 1_000,
-    "s": 1_000_000,
-    "m": 60_000_000,
-    "h": 3_600_000_000,
-    "d": 86_400_000_000,
-}
-_LONGEST_US: Final = 315_576_000_000 * 1_000_000
-# google/protobuf/duration.proto: at most 10,000 years.
-
-
-def parse_size(text: str) -> int:
-    """Return bytes; ``max`` is MAX. A fraction of a byte is dropped."""
-    if text == "max":
-        return MAX
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r} is not {SIZES}, or max")
-    prefix = (match["prefix"] or "").upper()
-    power = _BINARY_PREFIXES.index(prefix) + 1 if prefix else 0
-    return _uint64(text, Fraction(match["number"]) * 1024**power)
-
-
-def parse_count(text: str) -> int:
-    """Return a whole number; ``max`` is MAX."""
-    if text == "max":
-        return MAX
-    match = _COUNT.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r} is not {COUNTS}, or max")
-    count = Fraction(match["number"]) * _DECIMAL_PREFIXES[match["prefix"]]
-    if count.denominator != 1:
-        raise ValueError(f"{text!r} is not a whole number")
-    return _uint64(text, count)
 
 
 def parse_weight(text: str) -> int:
@@ -89,26 +84,12 @@ def parse_device_count(text: str) -> tuple[str, int]:
     return device, parse_count(value)
 
 
-def parse_duration(text: str) -> Fraction:
-    """Return seconds: ``1h30m``, ``500ms``, or a plain number of seconds."""
-    if re.fullmatch(_NUMBER, text, re.ASCII):
-        microseconds = Fraction(text) * _US["s"]
-    else:
-        parts = _duration_parts(text)
-        if parts is None:
-            raise ValueError(f"{text!r} is not {DURATIONS}")
-        microseconds = sum(parts, Fraction(0))
-    if microseconds > _LONGEST_US:
-        raise ValueError(f"{text!r} is longer than 10,000 years")
-    return microseconds / _US["s"]
-
-
 def parse_burst(text: str) -> int:
     """Return microseconds; the unit must be written, because the kernel's own is not a second."""
-    parts = _duration_parts(text)
+    parts = duration_parts(text)
     if text != "0" and parts is None:
         raise ValueError(f"{text!r} is not {BURSTS}")
-    return _uint64(text, sum(parts or (), Fraction(0)))
+    return uint64(text, sum(parts or (), Fraction(0)))
 
 
 def parse_cpu_max(text: str) -> tuple[int, int]:
@@ -122,11 +103,11 @@ def parse_cpu_max(text: str) -> tuple[int, int]:
         if period_us > _CPU_TIME_US[1]:
             raise ValueError(f"{text!r}: the period is longer than 1s")
         return quota_us, period_us
-    if not re.fullmatch(_NUMBER + "%?", text, re.ASCII):
+    if not re.fullmatch(NUMBER + "%?", text, re.ASCII):
         raise ValueError(f"{text!r} is not {CPUS}, or max")
     percent = text.endswith("%")
     cpus = Fraction(text.removesuffix("%")) / (100 if percent else 1)
-    quota_us = _uint64(text, cpus * CPU_PERIOD_US)
+    quota_us = uint64(text, cpus * CPU_PERIOD_US)
     if quota_us < _CPU_TIME_US[0]:
         raise ValueError(f"{text!r} is less than the kernel can enforce: 0.01 CPUs (1%)")
     return quota_us, CPU_PERIOD_US
@@ -165,13 +146,13 @@ def format_size(size: int) -> str:
     """Say bytes for people: ``512 MiB``, ``1.5 GiB``, ``1000 B``, ``max``."""
     if size == MAX:
         return "max"
-    power = min(max(size.bit_length() - 1, 0) // 10, len(_BINARY_PREFIXES))
+    power = min(max(size.bit_length() - 1, 0) // 10, len(BINARY_PREFIXES))
     if not power:
         return f"{size} B"
     text = _decimal(Fraction(size, 1024**power), 1)
-    if text == "1024" and power < len(_BINARY_PREFIXES):
+    if text == "1024" and power < len(BINARY_PREFIXES):
         power, text = power + 1, "1"
-    return f"{text} {_BINARY_PREFIXES[power - 1]}iB"
+    return f"{text} {BINARY_PREFIXES[power - 1]}iB"
 
 
 def format_count(count: int) -> str:
@@ -181,14 +162,14 @@ def format_count(count: int) -> str:
 
 def format_duration(seconds: float | Fraction) -> str:
     """Say a time so that `parse_duration` would read it: ``1h30m``, ``2.5s``, ``340ms``, ``0s``."""
-    microseconds = round(Fraction(seconds) * _US["s"])
-    if microseconds < _US["ms"]:
+    microseconds = round(Fraction(seconds) * US["s"])
+    if microseconds < US["ms"]:
         return f"{microseconds}us" if microseconds else "0s"
     for unit, next_unit in (("ms", "s"), ("s", "m")):
-        if microseconds < _US[next_unit]:
-            value = Fraction(microseconds, _US[unit])
+        if microseconds < US[next_unit]:
+            value = Fraction(microseconds, US[unit])
             return f"{_decimal(value, 2 if value < 100 else 0)}{unit}"
-    whole = round(Fraction(microseconds, _US["s"]))
+    whole = round(Fraction(microseconds, US["s"]))
     days, rest = divmod(whole, 86_400)
     hours, rest = divmod(rest, 3_600)
     minutes, rest = divmod(rest, 60)
@@ -208,7 +189,7 @@ def format_age(seconds: float) -> str:
 
 def seconds_of_us(microseconds: int) -> Fraction:
     """Return seconds."""
-    return Fraction(microseconds, _US["s"])
+    return Fraction(microseconds, US["s"])
 
 
 def format_cpu_max(quota_us: int, period_us: int) -> str:
@@ -232,12 +213,6 @@ def format_signal(number: int) -> str:
         return f"signal {number}"
 
 
-def _uint64(text: str, value: Fraction) -> int:
-    if value >= MAX:
-        raise ValueError(f"{text!r} is too large; write max for no limit")
-    return int(value)
-
-
 def _split_device(text: str) -> tuple[str, str]:
     device, colon, value = text.rpartition(":")
     if colon and not device:
@@ -245,20 +220,11 @@ def _split_device(text: str) -> tuple[str, str]:
     return device, value
 
 
-def _duration_parts(text: str) -> list[Fraction] | None:
-    parts = []
-    position = 0
-    while match := _DURATION_PART.match(text, position):
-        parts.append(Fraction(match["number"]) * _US[match["unit"]])
-        position = match.end()
-    return parts if parts and position == len(text) else None
-
-
 def _cpu_time(text: str, part: str) -> int:
-    parts = _duration_parts(part)
+    parts = duration_parts(part)
     if parts is None:
         raise ValueError(f"{text!r} is not {CPUS}, or max")
-    microseconds = _uint64(text, sum(parts, Fraction(0)))
+    microseconds = uint64(text, sum(parts, Fraction(0)))
     if microseconds < _CPU_TIME_US[0]:
         raise ValueError(f"{text!r}: the kernel takes no quota or period below 1ms")
     return microseconds
