@@ -23,7 +23,7 @@ _PATHS: Final = (
     "cert", "key", "ca", "log-dir", "state-dir", "run-dir", "cgroup-root", "audit-log"
 )  # fmt: skip
 _NO_PATH: Final = ("cgroup-root", str(OWN))
-SETTINGS: Final = ("listen", *_PATHS, "users")
+SETTINGS: Final = ("listen", *_PATHS, "output-max", "users")
 """What a configuration file may say; but for `users` a key is a flag of ``serve``."""
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 import jobworker
-from jobworker import program
+from jobworker import program, units
 from jobworker.cgroups.delegation import OWN
 from jobworker.command import Group, Option
 from jobworker.daemon import config
@@ -25,6 +25,7 @@ from jobworker.job.service import (
     DEFAULT_RUN_DIR,
     DEFAULT_STATE_DIR,
 )
+from jobworker.job.spec import MIN_OUTPUT_MAX, effective_cap
 from jobworker.rpc.defaults import DEFAULT_ADDRESS
 
 if TYPE_CHECKING:
@@ -41,6 +42,23 @@ class _Absolute(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         return Path(os.fsdecode(super().convert(value, param, ctx))).absolute()
+
+
+class _Size(click.ParamType["int | None"]):
+    """How many bytes of an output are kept; None for all."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | None:
+        try:
+            size = units.parse_size(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if size < MIN_OUTPUT_MAX:
+            self.fail(f"{value!r} is too little; give 64K or more, or max", param, ctx)
+        return effective_cap(size, None)
 
 
 class _CgroupRoot(_Absolute):
@@ -129,6 +147,14 @@ def _read_config(context: click.Context, _option: click.Parameter, path: Path | 
     type=_FILE,
     default_text="audit.log in the state directory",
     help="Where every decision and every change is written.",
+)
+@_option(
+    "--output-max",
+    type=_Size(),
+    default_text="max",
+    metavar="SIZE",
+    help="How many bytes of a job's output are kept, the newest, unless the job asks for another "
+    "cap: 64K or more, or max for all.",
 )
 @click.option(
     "--cleanup",

@@ -64,6 +64,7 @@ class Settings:
     run_dir: Path
     cgroup_root: Path | None
     audit_log: Path
+    output_max: int | None
     cleanup: bool
     policy: Policy
 
@@ -85,6 +86,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
             state_dir=settings.state_dir,
             run_dir=settings.run_dir,
             cgroup_root=root.path,
+            output_max_bytes=settings.output_max,
             on_change=lambda change: _audit_change(audit, change),
         )
         if settings.cleanup:

@@ -23,7 +23,7 @@ from jobworker.errors import (
     ShimUnavailable,
     Unavailable,
 )
-from jobworker.job import outcome, processes
+from jobworker.job import outcome, processes, trimming
 from jobworker.job.link import Link
 from jobworker.job.orphan import Orphan
 from jobworker.job.record import Process
@@ -125,18 +125,14 @@ class Custody:
         self._stops.pop(job.id, None)
         self._close_pidfd(job)
 
-    async def launch(
-        self, job: Job, launch: shim.Launch, *, stdin: int, output: int, cgroup: int, job_dir: int
-    ) -> None:
+    async def launch(self, job: Job, launch: shim.Launch, **fds: int) -> None:
         """Have the shim start a job that was added; the descriptors stay the caller's.
 
         Raises what `shim.Client.launch` raises.
         """
         client = await self._link.client()
         async with _patience(_LAUNCH_PATIENCE, "execute the command"):
-            launched = await client.launch(
-                launch, stdin=stdin, output=output, cgroup=cgroup, job_dir=job_dir
-            )
+            launched = await client.launch(launch, **fds)
         self._adopt(job, launched)
         self._launching.discard(job.id)
 
@@ -213,6 +209,7 @@ class Custody:
                 started_at=end.started_at,
                 ended_at=end.ended_at,
                 output_size=end.output_size,
+                stderr_size=end.stderr_size if job.spec.split_stderr else None,
                 usage=end.usage,
             ),
         )
@@ -299,7 +296,8 @@ class Custody:
 
     def _has_begun(self, job: Job) -> bool:
         """Whether the command of a pending job has left traces of having been executed."""
-        return self._cgroups.cgroup(job.id).populated() or bool(job.output_size())
+        written = job.output_size() or job.stderr_size()
+        return self._cgroups.cgroup(job.id).populated() or bool(written)
 
     # Orphans
 
@@ -319,7 +317,8 @@ class Custody:
         task.add_done_callback(self._watching.discard)
 
     async def _await_orphan(self, job: Job, orphan: Orphan) -> None:
-        await orphan.wait_ended()
+        async with trimming.keep_trimmed(self._log_dir, job.record):
+            await orphan.wait_ended()
         del self._orphans[job.id]
         # The shim may have been alive all the time, and only out of reach.
         end, trouble = self._read_end(job)
@@ -337,6 +336,7 @@ class Custody:
                 status=replace(status, message=message),
                 ended_at=time.time(),
                 output_size=job.output_size() or 0,
+                stderr_size=job.stderr_size(),
                 usage=usage,
             ),
         )

@@ -14,7 +14,16 @@ from jobworker.job.state import JobStatus, Reason, State
 if TYPE_CHECKING:
     import sqlite3
 
-FIXED: Final = ("id", "owner", "request_id", "stdin_digest", "spec", "created_at", "name")
+FIXED: Final = (
+    "id",
+    "owner",
+    "request_id",
+    "stdin_digest",
+    "spec",
+    "created_at",
+    "name",
+    "output_max_bytes",
+)
 """The columns that are written once, when the job is accepted."""
 CHANGING: Final = (
     "limits",
@@ -30,6 +39,7 @@ CHANGING: Final = (
     "started_at",
     "ended_at",
     "output_size",
+    "stderr_size",
     "usage",
 )
 
@@ -56,6 +66,7 @@ def fixed(record: JobRecord, stdin_digest: str) -> dict[str, Any]:
         "spec": _json(record.spec),
         "created_at": record.created_at,
         "name": record.spec.name,
+        "output_max_bytes": record.output_max_bytes,
     }
 
 
@@ -76,6 +87,7 @@ def changing(record: JobRecord) -> dict[str, Any]:
         "started_at": record.started_at,
         "ended_at": record.ended_at,
         "output_size": record.output_size,
+        "stderr_size": record.stderr_size,
         "usage": _json(record.usage),
     }
 
@@ -107,7 +119,9 @@ def record(row: sqlite3.Row) -> JobRecord:
         process=process,
         started_at=row["started_at"],
         ended_at=row["ended_at"],
+        output_max_bytes=row["output_max_bytes"],
         output_size=row["output_size"],
+        stderr_size=row["stderr_size"],
         usage=msgspec.json.decode(row["usage"], type=dict[str, int]),
     )
 

@@ -93,6 +93,8 @@ MIGRATIONS: Final[Mapping[int, tuple[str, ...]]] = {
         "CREATE INDEX jobs_unfinished ON jobs (state) WHERE output_size IS NULL",
     ),
     2: (
+        "ALTER TABLE jobs ADD COLUMN output_max_bytes INTEGER",
+        "ALTER TABLE jobs ADD COLUMN stderr_size INTEGER",
         *_LISTING,
         *_LABELS,
         f"PRAGMA application_id = {APPLICATION_ID}",

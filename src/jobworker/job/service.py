@@ -33,7 +33,7 @@ from jobworker.job.job import Job
 from jobworker.job.lock import DirectoryLock
 from jobworker.job.processes import wait_empty
 from jobworker.job.record import JobRecord
-from jobworker.job.spec import JobSpec, check_seconds
+from jobworker.job.spec import JobSpec, check_seconds, effective_cap
 from jobworker.job.state import State
 from jobworker.job.store import Store
 
@@ -76,8 +76,9 @@ class Service:
 
     Entering takes the locks, makes the directories and the cgroup, reaches the shim (starting one
     if there is none) and finds the jobs of an earlier server again. Leaving lets the jobs go on.
-    `on_change` is called with each change, after the registry knows of it. `cgroups_service` and
-    `connect` (to the shim) are the boundaries to the kernel and to the other process.
+    `output_max_bytes` is the cap on the output of jobs that ask for none of their own (None: all is
+    kept). `on_change` is called with each change, after the registry knows of it. `cgroups_service`
+    and `connect` (to the shim) are the boundaries to the kernel and to the other process.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Service:
         state_dir: Path = DEFAULT_STATE_DIR,
         run_dir: Path = DEFAULT_RUN_DIR,
         cgroup_root: Path = DEFAULT_CGROUP_ROOT,
+        output_max_bytes: int | None = None,
         on_change: Callable[[Change], None] = lambda _change: None,
         cgroups_service: cgroups.Service | None = None,
         connect: Callable[..., Awaitable[shim.Client]] | None = None,
@@ -96,6 +98,7 @@ class Service:
         self._state_dir = state_dir.absolute()
         self._run_dir = run_dir.absolute()
         self.cgroups = cgroups_service or cgroups.Service(cgroup_root.absolute())
+        self._output_max_bytes = output_max_bytes
         self._on_change = on_change
         self._custody = Custody(
             run_dir=self._run_dir,
@@ -186,6 +189,7 @@ class Service:
             spec=replace(spec, stdin=b""),
             created_at=time.time(),
             warnings=self.cgroups.warnings(spec.limits),
+            output_max_bytes=effective_cap(spec.output_max_bytes, self._output_max_bytes),
         )
         self._store.insert(record, _digest(spec.stdin))
         job = self._job(record)
@@ -206,8 +210,8 @@ class Service:
             cgroup = self.cgroups.create_cgroup(job.id, spec.limits)
             if spec.limits != cgroups.Limits():
                 job.publish(replace(job.record, limits=cgroup.limits()))
-            description = launch.describe(job.id, spec, cgroup, account)
-            with launch.descriptors(self._log_dir, job.id, cgroup, spec.stdin) as fds:
+            description = launch.describe(job.record, spec, cgroup, account)
+            with launch.descriptors(self._log_dir, job.record, cgroup, spec.stdin) as fds:
                 await self._custody.launch(job, description, **fds)
         except ShimUnavailable:
             if self._closing:

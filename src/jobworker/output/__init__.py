@@ -1,18 +1,29 @@
 """A job's output: an append-only file that the kernel writes and any number of readers follow."""
 
 from jobworker.output.follow import Chunk, Follower, follow, read_to
-from jobworker.output.log import Log, open_directory, open_for_reading, prepare, remove, size
+from jobworker.output.log import (
+    Log,
+    Stream,
+    open_directory,
+    open_for_reading,
+    open_for_trimming,
+    prepare,
+    remove,
+    size,
+)
 from jobworker.output.watch import Watch, Watcher
 
 __all__ = [
     "Chunk",
     "Follower",
     "Log",
+    "Stream",
     "Watch",
     "Watcher",
     "follow",
     "open_directory",
     "open_for_reading",
+    "open_for_trimming",
     "prepare",
     "read_to",
     "remove",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from jobworker.errors import InvalidArgument
 from jobworker.job.stats import DEFAULT_INTERVAL
+from jobworker.output import Stream
 from jobworker.rpc import convert
 from jobworker.rpc.guard import caller
 from jobworker.rpc.v1 import jobworker_pb2 as pb
@@ -15,6 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from jobworker import job
+
+_STREAMS: Final = {
+    pb.OUTPUT_STREAM_UNSPECIFIED: Stream.STDOUT,
+    pb.OUTPUT_STREAM_STDOUT: Stream.STDOUT,
+    pb.OUTPUT_STREAM_STDERR: Stream.STDERR,
+}
 
 
 class JobWorker(pb_grpc.JobWorkerServiceServicer):
@@ -45,7 +53,9 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
         """Tell what is known of a job."""
         found = await self._jobs.fetch_job(request.job_id)
         record = found.record
-        message = convert.job_message(record, found.output_size(), paused=found.paused)
+        message = convert.job_message(
+            record, found.output_size(), stderr_size=found.stderr_size(), paused=found.paused
+        )
         return pb.StatusResponse(status=message.status, job=message)
 
     async def Output(  # noqa: N802
@@ -53,7 +63,8 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
     ) -> AsyncIterator[pb.OutputResponse]:
         """Stream a job's output, and close the stream with `end`."""
         found = await self._jobs.fetch_job(request.job_id)
-        with found.stream_output(request.offset, tail=request.tail) as stream:
+        wanted = _stream(request.stream)
+        with found.stream_output(request.offset, tail=request.tail, stream=wanted) as stream:
             async for chunk in stream:
                 yield pb.OutputResponse(output=chunk.data, offset=chunk.offset)
             end = stream.end()
@@ -95,3 +106,12 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
                 yield convert.sample_message(sample)
                 if not request.follow:
                     return
+
+
+def _stream(wanted: pb.OutputStream.ValueType) -> Stream:
+    try:
+        return _STREAMS[wanted]
+    except KeyError:
+        raise InvalidArgument(
+            "stream", f"{wanted} is none; there are OUTPUT_STREAM_STDOUT and OUTPUT_STREAM_STDERR"
+        ) from None

@@ -22,7 +22,7 @@ from jobworker.shim.spawn import SpawnFailure, read_failure
 from jobworker.shim.wire import ExitRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from jobworker.shim.loop import Loop
     from jobworker.shim.spawn import Spawned
@@ -53,7 +53,8 @@ class LiveJob:
     `on_executed(job)` follows a successful execve; `on_ended(job)` comes when the main process is
     reaped and the cgroup is empty. `failure` is set if the child could not become the command;
     then `on_executed` has not been called. `trouble` says why the cgroup could not be emptied, if
-    that is so. It owns its descriptors until `close`.
+    that is so. `outputs` are the files it writes, that of standard error second if it has its own.
+    It owns its descriptors until `close`.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class LiveJob:
         launch: Launch,
         spawned: Spawned,
         *,
-        output: int,
+        outputs: Sequence[int],
         job_dir: int,
         loop: Loop,
         on_executed: Callable[[LiveJob], None],
@@ -79,7 +80,7 @@ class LiveJob:
         self._timeout = launch.timeout
         self._stop_signal = launch.stop_signal
         self._stop_grace = launch.stop_grace
-        self._output = output
+        self.outputs = tuple(outputs)
         self._status = spawned.status
         self._cgroup_events = -1
         self._loop = loop
@@ -125,13 +126,14 @@ class LiveJob:
             started_at=self.started_at,
             ended_at=outcome.ended.at,
             runtime=outcome.ended.monotonic - self._started,
-            output_size=self._output_size(),
+            output_size=_size(self.outputs[0]),
+            stderr_size=_size(self.outputs[1]) if len(self.outputs) > 1 else None,
             usage=self._usage(),
         )
 
     def close(self) -> None:
         """Close all descriptors but `job_dir`, which may still be needed for the record."""
-        for fd in (self.pidfd, self._output):
+        for fd in (self.pidfd, *self.outputs):
             os.close(fd)
 
     def _on_status(self) -> None:
@@ -286,13 +288,14 @@ class LiveJob:
             log(f"job {self.id}: cannot read its usage: {error}")
             return {}
 
-    def _output_size(self) -> int:
-        status = os.fstat(self._output)
-        return status.st_size if stat.S_ISREG(status.st_mode) else 0
-
 
 def _with_notes(error: Exception) -> str:
     return "; ".join((str(error), *getattr(error, "__notes__", ())))
+
+
+def _size(output: int) -> int:
+    status = os.fstat(output)
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def _is_readable(pidfd: int) -> bool:

@@ -124,6 +124,7 @@ class _Steps(NamedTuple):
 
     stdin: int
     output: int
+    stderr: int
     status: int
     executables: list[bytes]
     argv: list[bytes]
@@ -154,12 +155,15 @@ class Spawner:
         else:
             _restore_internal_signals(_calls.rt_sigaction)
 
-    def spawn(self, launch: Launch, *, stdin: int, output: int, cgroup: int) -> Spawned:
+    def spawn(
+        self, launch: Launch, *, stdin: int, output: int, cgroup: int, stderr: int | None = None
+    ) -> Spawned:
         """Make the process that becomes the command of `launch`, in the cgroup of that directory.
 
-        All descriptors stay the caller's. Raises SpawnFailure if there is no process.
+        Without `stderr`, standard error goes to `output` too. All descriptors stay the caller's.
+        Raises SpawnFailure if there is no process.
         """
-        borrowed = [stdin, output]
+        borrowed = [stdin, output, output if stderr is None else stderr]
         try:
             status, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
@@ -186,10 +190,11 @@ class Spawner:
 
     @staticmethod
     def _prepare(launch: Launch, fds: list[int]) -> _Steps:
-        stdin, output, status = fds
+        stdin, output, stderr, status = fds
         return _Steps(
             stdin=stdin,
             output=output,
+            stderr=stderr,
             status=status,
             executables=[encode_text(each) for each in launch.executables],
             argv=[encode_text(each) for each in launch.argv],
@@ -258,7 +263,7 @@ class Spawner:
             stage = "setup"
             os.setsid()
             status = _put_in_place(steps)
-            _close_from(status + 1)
+            close_from(status + 1)
             for signum in self._signals:
                 signal.signal(signum, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_NOFILE, self._nofile)
@@ -345,14 +350,14 @@ def _put_in_place(steps: _Steps) -> int:
     """Give the descriptors the numbers 0, 1 and 2, and return the pipe's, which is 3."""
     os.dup2(steps.stdin, 0)
     os.dup2(steps.output, 1)
-    os.dup2(steps.output, 2)
+    os.dup2(steps.stderr, 2)
     status = 3
     if steps.status != status:
         os.dup2(steps.status, status, inheritable=False)
     return status
 
 
-def _close_from(first: int) -> None:
+def close_from(first: int) -> None:
     """Close `first` and all above: close_range(2) since Linux 5.9, one by one without it.
 
     Not os.closerange: where Python was built without close_range, that tries every number.
