@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -29,13 +28,24 @@ PATIENCE: Final = 20.0
 _READY: Final = re.compile(r"ready on (\S+)")
 
 
-@dataclass(frozen=True, slots=True)
 class Server:
-    """A server that is ready, at `address`, in its own `directory`."""
+    """A server in its own `directory`, with jobs below its own `cgroup_root`.
 
-    address: str
-    directory: Path
-    pid: int
+    It is ready at `address` after `start`, and stays at that address when it is started again.
+    """
+
+    def __init__(self, directory: Path, cgroup_root: Path, options: tuple[str, ...] = ()) -> None:
+        self.directory: Final = directory
+        self.cgroup_root: Final = cgroup_root
+        self.address = "localhost:0"
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process that serves now, or served last."""
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def certs(self) -> Path:
@@ -51,34 +61,61 @@ class Server:
             ca=self.certs / "ca.crt",
         )
 
+    def start(self) -> None:
+        """Start the process, and return when it is ready."""
+        log = self.directory / "server.log"
+        command = _command(self.directory, self.cgroup_root, self.address)
+        with log.open("ab") as messages:
+            self._process = subprocess.Popen(
+                [*command, *self._options],
+                stdout=subprocess.PIPE,
+                stderr=messages,
+                # The settings of whoever runs this are not the server's.
+                env={key: value for key, value in os.environ.items() if "JOBWORKER" not in key},
+            )
+        self.address = _address(self._process, log)
+
+    def kill(self) -> None:
+        """End the process as a crash would."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.communicate()
+
+    def stop(self) -> None:
+        """End the process in an orderly way, if it runs."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
 
 @contextlib.contextmanager
-def running() -> Iterator[Server]:
-    """Run a server; afterwards nothing of it is left: no process, no cgroup, no file."""
+def running(*options: str) -> Iterator[Server]:
+    """Run a server; afterwards nothing of it is left: no process, no cgroup, no file.
+
+    `options` are more arguments for ``serve``.
+    """
     with contextlib.ExitStack() as stack:
         directory = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="jobworker-bench-"))
         )
         development_certs.init(directory / "certs")
         (directory / "jobworker.toml").touch()
-        root = stack.enter_context(_cgroup(directory))
-        log = stack.enter_context((directory / "server.log").open("w+b"))
-        process = subprocess.Popen(
-            _command(directory, root),
-            stdout=subprocess.PIPE,
-            stderr=log,
-            # The settings of whoever runs this are not the server's.
-            env={key: value for key, value in os.environ.items() if "JOBWORKER" not in key},
-        )
-        stack.callback(_stop, process)
-        yield Server(_address(process, directory / "server.log"), directory, process.pid)
+        server = Server(directory, stack.enter_context(_cgroup(directory)), options)
+        stack.callback(server.stop)
+        server.start()
+        yield server
 
 
-def _command(directory: Path, cgroup_root: Path) -> list[str]:
+def _command(directory: Path, cgroup_root: Path, address: str) -> list[str]:
     certs = directory / "certs"
     options = {
         "--config": directory / "jobworker.toml",
-        "--listen": "localhost:0",
+        "--listen": address,
         "--cert": certs / "jobworker.crt",
         "--key": certs / "jobworker.key",
         "--ca": certs / "ca.crt",
@@ -106,16 +143,6 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
         if not piece:
             break
     sys.exit(f"the server did not become ready; it said:\n{said.decode()}{log.read_text()}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.communicate(timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        raise
 
 
 @contextlib.contextmanager

@@ -49,6 +49,8 @@ class Group(click.Group):
     group_class = type
     elsewhere: Mapping[str, str] = MappingProxyType({})
     """What people call things in other programs → what to say."""
+    failure_status: Mapping[str, int] = MappingProxyType({})
+    """Commands whose exit status is otherwise another program's → the one of their own failures."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

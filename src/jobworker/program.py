@@ -28,6 +28,7 @@ class Interrupted(Exception):
 
 def run(cli: click.Group, program: str, arguments: Sequence[str]) -> int:
     """Run one command line and return the exit status; every failure is a message on stderr."""
+    ctx: click.Context | None = None
     try:
         with cli.make_context(program, list(arguments)) as ctx:
             cli.invoke(ctx)
@@ -44,26 +45,33 @@ def run(cli: click.Group, program: str, arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        return USAGE
+        return _failure(ctx, USAGE)
     except click.UsageError as error:
         _show_traceback()
         path = error.ctx.command_path if error.ctx is not None else program
         say(program, f"{printable(error.format_message())}\nTry '{path} --help'.")
-        return USAGE
+        return _failure(ctx, USAGE)
     except (JobWorkerError, click.ClickException) as error:
         _show_traceback()
         say(program, str(error))
-        return FAILED
+        return _failure(ctx, FAILED)
     except OSError as error:
         _show_traceback()
         say(program, f"cannot go on: {error}")
-        return FAILED
+        return _failure(ctx, FAILED)
     except Exception as error:  # noqa: BLE001 - the last resort: a sentence instead of a traceback
         _show_traceback()
         what = f"internal error: {error!r}; please report it with the output of JOBWORKER_DEBUG=1"
         say(program, what)
-        return FAILED
+        return _failure(ctx, FAILED)
     return 0
+
+
+def _failure(ctx: click.Context | None, usual: int) -> int:
+    """Return the exit status of a failure, which is `usual` for most commands."""
+    if ctx is None or ctx.invoked_subcommand is None or not isinstance(ctx.command, Group):
+        return usual
+    return ctx.command.failure_status.get(ctx.invoked_subcommand, usual)
 
 
 def say(program: str, text: str) -> None:

@@ -26,6 +26,7 @@ SHIM_PARTS = (
     "jobworker.errors",
     "jobworker.holes",
     "jobworker.lazy",
+    "jobworker.steps",
 )
 PRINT_MODULES = """
 import importlib, json, sys

@@ -1,4 +1,4 @@
-"""On files in memory (memfd_create(2)): tmpfs can free the head of a file on every kernel we know."""
+"""On files in memory (memfd_create(2)): tmpfs can free the head of a file on every kernel."""
 
 from __future__ import annotations
 

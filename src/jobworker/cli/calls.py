@@ -18,6 +18,7 @@ from jobworker.errors import ConfigError
 from jobworker.program import Interrupted
 from jobworker.rpc.channel import parse_target
 from jobworker.rpc.client import Client
+from jobworker.rpc.errors import error_name
 from jobworker.rpc.resume import OutputInterrupted, StreamInterrupted, never_connected
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def call(
         text = _cannot(doing, explain(error, connection))
         if in_doubt and _answer_was_lost(error):
             text += f"\n{in_doubt[0].upper()}{in_doubt[1:]}."
-        raise Failure(text) from error
+        raise Failure(text, error_name(error)) from error
     except KeyboardInterrupt:
         warnings.show()
         if in_doubt:

@@ -94,6 +94,7 @@ _PARTS: Final[Mapping[str, str]] = {
     "output_max_bytes": "--output-max",
     "offset": "--offset",
     "request_id": "--request-id",
+    "signal": "SIGNAL",
     "stdin": "--stdin",
     "stop.grace": "--stop-grace",
     "split_stderr": "--split-stderr",

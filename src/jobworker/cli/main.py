@@ -23,8 +23,11 @@ PROGRAM: Final = "jobworker-cli"
 
 COMMANDS: Final[Mapping[str, str]] = {
     "help": "Help about any command",
+    "run": "Run a job as if it were a command here",
     "start": "Start a job",
     "stop": "Stop a job",
+    "signal": "Send a signal to a job",
+    "wait": "Wait until jobs have ended",
     "status": "Fetch a job's status",
     "output": "Fetch a job's output",
     "stats": "Watch what a job uses",
@@ -37,11 +40,10 @@ COMMANDS: Final[Mapping[str, str]] = {
 
 ELSEWHERE: Final[Mapping[str, str]] = {
     "create": "did you mean start?",
-    "exec": "did you mean start? What it starts is a job of its own",
-    "kill": "did you mean stop? stop --grace 0 kills at once",
+    "exec": "did you mean run? What it starts is a job of its own",
+    "kill": "did you mean signal, or stop? stop --grace 0 kills all of a job at once",
     "logs": "did you mean output? output --tail follows",
     "rm": "removing jobs is not there yet; stop ends one",
-    "run": "did you mean start? output --tail follows what it writes",
     "tail": "did you mean output --tail?",
     "top": "did you mean stats --follow?",
     "unpause": "did you mean resume?",
@@ -50,10 +52,15 @@ ELSEWHERE: Final[Mapping[str, str]] = {
 """What people call things in other programs → what to say."""
 
 
+FAILURE_STATUS: Final[Mapping[str, int]] = dict.fromkeys(("run", "wait"), 125)
+"""Commands that end as a job does → their exit status for failures and wrong usage of their own."""
+
+
 class CommandTable(Group):
     """The commands, each in a module of its own that is imported only when it is called for."""
 
     elsewhere = ELSEWHERE
+    failure_status = FAILURE_STATUS
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return the names in the order in which the help shows them."""
@@ -89,7 +96,8 @@ in ~/.config/jobworker/config.toml:
   ca = "~/certs/ca.crt"
 
 Exit status: 0; 1 if the call failed; 2 for wrong usage; 130 after Ctrl-C;
-141 if what reads the output went away. JOBWORKER_DEBUG=1 shows tracebacks.
+141 if what reads the output went away. run and wait end as the job does, and
+with 125 if they fail. JOBWORKER_DEBUG=1 shows tracebacks.
 """,
 )
 @click.option(

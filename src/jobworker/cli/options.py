@@ -106,3 +106,6 @@ def _job_id(text: str) -> str:
 
 
 job_id_argument: Final = click.argument("job_id", metavar="JOB_ID", callback=parsed(_job_id))
+job_ids_argument: Final = click.argument(
+    "job_ids", nargs=-1, required=True, metavar="JOB_ID...", callback=parsed(_job_id)
+)

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from jobworker.rpc.v1.jobworker_pb2 import Job, StatusResponse, Usage
 
 
-def to_json(message: Message, indent: int | None = 2) -> str:
+def to_json(message: Message, indent: int | None = 2, **more: str) -> str:
     """Return a message as JSON.
 
     Names and structure are the wire contract's. As in protobuf's own JSON, enums are names, bytes
     are base64, durations are ``"1.5s"`` and times RFC 3339; whole numbers are numbers, though.
     What is not set is absent, except plain fields: those are there with their default, but for
-    limits, of which a default is none.
+    limits, of which a default is none. `more` is what to say besides.
     """
-    return json.dumps(_plain(message), indent=indent, ensure_ascii=False)
+    return json.dumps(more | _plain(message), indent=indent, ensure_ascii=False)
 
 
 def _plain(message: Message) -> Any:

@@ -23,4 +23,11 @@ class Session:
 
 
 class Failure(JobWorkerError):
-    """Raised when a command could not do what it was asked to; the text is for the user."""
+    """Raised when a command could not do what it was asked to; the text is for the user.
+
+    `kind` is the name of the server's error (a class of `jobworker.errors`), if it has named one.
+    """
+
+    def __init__(self, text: str, kind: str = "") -> None:
+        super().__init__(text)
+        self.kind = kind

@@ -56,13 +56,19 @@ __all__ = [
 
 BURSTS: Final = "a time such as 20ms or 500us"
 CPUS: Final = "CPUs such as 1.5 or 150%, or a quota in a period such as 50ms/100ms"
-SIGNALS: Final = "a signal such as TERM, SIGTERM or 15"
+SIGNALS: Final = "a signal such as TERM, SIGTERM, 15 or RTMIN+1"
 
 CPU_PERIOD_US: Final = 100_000
 """The kernel's default period of cpu.max (cgroup-v2.rst, "CPU Interface Files")."""
 
 _CPU_TIME_US: Final = (1_000, 1_000_000)
 # kernel/sched/core.c: a quota and a period are at least 1 ms, a period is at most 1 s.
+
+_REAL_TIME: Final = {
+    **{f"SIGRTMIN+{n}": signal.SIGRTMIN + n for n in range(signal.SIGRTMAX - signal.SIGRTMIN + 1)},
+    **{f"SIGRTMAX-{n}": signal.SIGRTMAX - n for n in range(signal.SIGRTMAX - signal.SIGRTMIN + 1)},
+}
+"""The names that bash has for signals without one of their own (signal(7), "Real-time signals")."""
 
 
 def parse_weight(text: str) -> int:
@@ -120,8 +126,9 @@ def parse_signal(text: str) -> int:
     else:
         name = text.upper()
         name = name if name.startswith("SIG") else f"SIG{name}"
-        known = signal.Signals.__members__.get(name)
-        number = known.value if known is not None else 0
+        number = _REAL_TIME.get(name, 0)
+        if (known := signal.Signals.__members__.get(name)) is not None:
+            number = known.value
     if not 1 <= number <= signal.SIGRTMAX:
         raise ValueError(f"{text!r} is not {SIGNALS}")
     return number
@@ -210,7 +217,8 @@ def format_signal(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:
-        return f"signal {number}"
+        names = [name for name, value in _REAL_TIME.items() if value == number]
+        return names[0] if names else f"signal {number}"
 
 
 def _split_device(text: str) -> tuple[str, str]:

@@ -129,6 +129,8 @@ def _audit_change(audit: Audit, change: job.Change) -> None:
     fields: dict[str, Any] = {"user": change.user or record.owner, "command": record.spec.command}
     if change.event == "limits updated":
         fields["limits"] = asdict(record.limits, dict_factory=_without_absent)
+    if change.signal:
+        fields["sent"] = change.signal
     if record.finished:
         status = record.status
         fields["status"] = status.state.value

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from jobworker import output, shim
+from jobworker import output, shim, steps
 from jobworker.errors import (
     JobNotFound,
     JobWorkerError,
@@ -75,7 +75,7 @@ class Custody:
         self._jobs: dict[str, Job] = {}
         self._launching: set[str] = set()
         self._pidfds: dict[str, int] = {}
-        self._stops: dict[str, StopPolicy] = {}
+        self._stops: dict[str, tuple[StopPolicy, float]] = {}
         self._orphans: dict[str, Orphan] = {}
         self._watching: set[asyncio.Task[None]] = set()
         self._link = Link(
@@ -133,6 +133,7 @@ class Custody:
         client = await self._link.client()
         async with _patience(_LAUNCH_PATIENCE, "execute the command"):
             launched = await client.launch(launch, **fds)
+        steps.reached("server.start.executed")
         self._adopt(job, launched)
         self._launching.discard(job.id)
 
@@ -142,7 +143,8 @@ class Custody:
         Raises ShimUnavailable if no shim can be reached, Unavailable if nobody knows the job, and
         JobNotFound if it turns out that it has never been started.
         """
-        self._stops[job.id] = policy
+        self._note_stop(job, policy)
+        steps.reached("server.stop.accepted")
         asked_again = False
         while not job.finished:
             if (orphan := self._orphans.get(job.id)) is not None:
@@ -154,6 +156,7 @@ class Custody:
             try:
                 async with _patience(_STOP_PATIENCE, "accept the stop"):
                     await client.stop(job.id, signal=policy.signal, grace=policy.grace)
+                steps.reached("server.stop.taken")
                 break
             except JobNotFound:
                 if job.finished:
@@ -169,6 +172,18 @@ class Custody:
                     raise
                 # With the next connection, it is known who has the job.
         await job.wait()
+
+    def _note_stop(self, job: Job, policy: StopPolicy) -> None:
+        """Remember a stop, and when it kills: another may bring that nearer, never put it off."""
+        kill_at = asyncio.get_running_loop().time() + policy.grace
+        if (known := self._stops.get(job.id)) is not None:
+            kill_at = min(kill_at, known[1])
+        self._stops[job.id] = (policy, kill_at)
+
+    def main_process(self, job: Job) -> int | None:
+        """Return the pidfd of a live job's main process, if it is known; it stays the custody's."""
+        orphan = self._orphans.get(job.id)
+        return self._pidfds.get(job.id) if orphan is None else orphan.pidfd
 
     # Beginnings and ends
 
@@ -191,6 +206,7 @@ class Custody:
         )
 
     def _shim_ended(self, end: shim.ExitRecord) -> None:
+        steps.reached("server.end.received")
         job = self._jobs.get(end.job_id)
         if job is not None:
             self._conclude(job, end)
@@ -246,6 +262,7 @@ class Custody:
             log.exception("cannot find out what became of job %s", job.id)
 
     async def _reconcile(self, job: Job, client: shim.Client) -> None:
+        steps.reached("server.recovery.reconciling")
         if job.id in client.jobs:
             try:
                 self._adopt(job, await client.attach(job.id))
@@ -308,8 +325,10 @@ class Custody:
         if job.spec.timeout is not None:
             begun = job.record.started_at or job.record.created_at
             orphan.limit(begun + job.spec.timeout - time.time(), job.spec.stop)
-        if (policy := self._stops.get(job.id)) is not None:
-            orphan.stop(policy)
+        if (stop := self._stops.get(job.id)) is not None:
+            policy, kill_at = stop
+            left = kill_at - asyncio.get_running_loop().time()
+            orphan.stop(replace(policy, grace=max(left, 0.0)))
         self._keep(asyncio.create_task(self._await_orphan(job, orphan)))
 
     def _keep(self, task: asyncio.Task[None]) -> None:

@@ -6,9 +6,10 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from jobworker.errors import FailedPrecondition, JobNotFound, JobWorkerError
+from jobworker.errors import FailedPrecondition, JobNotFound, JobWorkerError, ShuttingDown
 from jobworker.job import stats
 from jobworker.job.freezer import is_frozen
+from jobworker.job.readers import Readers
 from jobworker.job.state import State
 from jobworker.job.stream import OutputStream, final_size
 from jobworker.output import Stream, follow, open_for_reading, read_to, size
@@ -33,14 +34,22 @@ class Job:
     """
 
     def __init__(
-        self, record: JobRecord, *, log_dir: Path, watcher: Watcher, cgroup: Cgroup
+        self,
+        record: JobRecord,
+        *,
+        log_dir: Path,
+        watcher: Watcher,
+        cgroup: Cgroup,
+        readers: Readers | None = None,
     ) -> None:
         self._record = record
         self._log_dir = log_dir
         self._watcher = watcher
         self._cgroup = cgroup
+        self._readers = Readers() if readers is None else readers
         self._finished = asyncio.Event()
         self._forgotten = False
+        self._left = False
         if record.finished:
             self._finished.set()
 
@@ -97,13 +106,21 @@ class Job:
         self._finished.set()
         self._wake()
 
+    def leave(self) -> None:
+        """Tell all who wait for the end that it will not be known here; for the Service."""
+        self._left = True
+        self._finished.set()
+
     async def wait(self) -> JobStatus:
         """Return the final status once the job has finished.
 
-        Raises JobNotFound if it turns out that it has never been started.
+        Raises JobNotFound if it turns out that it has never been started, and ShuttingDown when the
+        Service is being left.
         """
         await self._finished.wait()
         self._check_known()
+        if self._left and not self.finished:
+            raise ShuttingDown(f"cannot wait for job {self.id}: the server is shutting down")
         return self.status
 
     def _check_known(self) -> None:
@@ -176,7 +193,7 @@ class Job:
                 "job that is started with split_stderr (--split-stderr) keeps it apart"
             )
         follower = self._follow(offset, stream, tail=tail)
-        return OutputStream(self, follower, stream, offset=offset, tail=tail)
+        return OutputStream(self, follower, stream, offset=offset, tail=tail, readers=self._readers)
 
     def _follow(self, offset: int, stream: Stream, *, tail: bool) -> Follower:
         cap = self._record.output_max_bytes

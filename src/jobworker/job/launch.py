@@ -7,7 +7,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from jobworker import output, shim
+from jobworker import output, shim, steps
 from jobworker.errors import CommandNotFound
 from jobworker.job import accounts
 from jobworker.job.spec import executables
@@ -73,6 +73,7 @@ def descriptors(
                 capped=record.output_max_bytes is not None,
             )
         )
+        steps.reached("server.start.directory_made")
         directory = cgroup.open()
         stack.callback(os.close, directory)
         content = _stdin(stdin)

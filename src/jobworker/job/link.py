@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from jobworker import shim
+from jobworker import shim, steps
 from jobworker.errors import ShimUnavailable
 
 if TYPE_CHECKING:
@@ -87,8 +87,10 @@ class Link:
         client = await self._connect_to(
             self._run_dir, on_ended=self._on_ended, on_disconnect=self._on_disconnect
         )
+        steps.reached("server.recovery.connected")
         try:
             await self._reconcile(client)
+            steps.reached("server.recovery.reconciled")
             _require_alive(client)
         except BaseException:
             await client.close()

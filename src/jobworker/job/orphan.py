@@ -40,6 +40,11 @@ class Orphan:
         self.told: Told | None = None
         """Why it was told to end, if it was."""
 
+    @property
+    def pidfd(self) -> int | None:
+        """The main process's pidfd, which stays the Orphan's own."""
+        return self._pidfd
+
     async def wait_ended(self) -> None:
         """Return once the main process has ended and everything it left behind was killed."""
         try:

@@ -83,6 +83,44 @@ _LABELS: Final = (
     """,
 )
 
+# Retention asks for the jobs that ended first, a few at a time, and never counts: the sums over all
+# finished jobs are kept by triggers, so they are right after every commit, whatever made it.
+_RETENTION: Final = (
+    "ALTER TABLE jobs ADD COLUMN disk_bytes INTEGER",  # NULL until it has been measured
+    "CREATE INDEX jobs_by_end ON jobs (ended_at, id) WHERE output_size IS NOT NULL",
+    """
+    CREATE INDEX jobs_unmeasured ON jobs (id)
+    WHERE output_size IS NOT NULL AND disk_bytes IS NULL
+    """,
+    "CREATE TABLE totals (jobs INTEGER NOT NULL, disk_bytes INTEGER NOT NULL) STRICT",
+    "INSERT INTO totals SELECT count(*), 0 FROM jobs WHERE output_size IS NOT NULL",
+    """
+    CREATE TRIGGER jobs_add_to_totals AFTER INSERT ON jobs WHEN NEW.output_size IS NOT NULL BEGIN
+        UPDATE totals SET jobs = jobs + 1, disk_bytes = disk_bytes + coalesce(NEW.disk_bytes, 0);
+    END
+    """,
+    """
+    CREATE TRIGGER jobs_end_in_totals AFTER UPDATE OF output_size ON jobs
+    WHEN (OLD.output_size IS NULL) <> (NEW.output_size IS NULL) BEGIN
+        UPDATE totals SET jobs = jobs + (OLD.output_size IS NULL) - (NEW.output_size IS NULL);
+    END
+    """,
+    """
+    CREATE TRIGGER jobs_measure_in_totals AFTER UPDATE OF disk_bytes ON jobs BEGIN
+        UPDATE totals
+        SET disk_bytes = disk_bytes - coalesce(OLD.disk_bytes, 0) + coalesce(NEW.disk_bytes, 0);
+    END
+    """,
+    """
+    CREATE TRIGGER jobs_delete_from_totals AFTER DELETE ON jobs BEGIN
+        UPDATE totals SET jobs = jobs - (OLD.output_size IS NOT NULL),
+            disk_bytes = disk_bytes - coalesce(OLD.disk_bytes, 0);
+    END
+    """,
+    # Jobs that are forgotten and whose files may still be there.
+    "CREATE TABLE removing (id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",
+)
+
 MIGRATIONS: Final[Mapping[int, tuple[str, ...]]] = {
     1: (
         _JOBS,
@@ -97,6 +135,7 @@ MIGRATIONS: Final[Mapping[int, tuple[str, ...]]] = {
         "ALTER TABLE jobs ADD COLUMN stderr_size INTEGER",
         *_LISTING,
         *_LABELS,
+        *_RETENTION,
         f"PRAGMA application_id = {APPLICATION_ID}",
     ),
 }

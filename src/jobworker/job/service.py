@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from jobworker import cgroups, output, shim
+from jobworker import cgroups, output, shim, steps
 from jobworker.errors import (
     FailedPrecondition,
     JobNotFound,
@@ -28,18 +28,28 @@ from jobworker.exhaustion import exhausted
 from jobworker.ids import parse_job_id
 from jobworker.job import freezer, launch
 from jobworker.job.changes import Changes
+from jobworker.job.control import Control
 from jobworker.job.custody import Custody
+from jobworker.job.ended import EndedJobs
 from jobworker.job.job import Job
 from jobworker.job.lock import DirectoryLock
+from jobworker.job.places import Places, RunningLimits
 from jobworker.job.processes import wait_empty
+from jobworker.job.readers import Readers
 from jobworker.job.record import JobRecord
-from jobworker.job.spec import JobSpec, check_seconds, effective_cap
+from jobworker.job.removal import Removal, refuse_running
+from jobworker.job.retainer import Retainer
+from jobworker.job.retention import KEEP_ALL, Retention
+from jobworker.job.spec import JobSpec, effective_cap
 from jobworker.job.state import State
 from jobworker.job.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import TracebackType
+
+    from jobworker.job.spec import JobSpec
+    from jobworker.job.state import JobStatus
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +72,15 @@ _LEAVING_PATIENCE: Final = 5.0
 class Change:
     """Something that has happened to a job.
 
-    `event` is "started", "stopping" (it was told to stop), "limits updated", "paused", "resumed" or
-    "ended"; `user` is who asked for it, empty for an end.
+    `event` is "started", "stopping" (it was told to stop), "limits updated", "paused", "resumed",
+    "signaled", "ended" or "removed"; `user` is who asked for it, empty for an end and for what
+    retention does. `signal` is what was sent, by a stop too, and 0 for everything else.
     """
 
     event: str
     job: Job
     user: str = ""
+    signal: int = 0
 
 
 class Service:
@@ -77,8 +89,11 @@ class Service:
     Entering takes the locks, makes the directories and the cgroup, reaches the shim (starting one
     if there is none) and finds the jobs of an earlier server again. Leaving lets the jobs go on.
     `output_max_bytes` is the cap on the output of jobs that ask for none of their own (None: all is
-    kept). `on_change` is called with each change, after the registry knows of it. `cgroups_service`
-    and `connect` (to the shim) are the boundaries to the kernel and to the other process.
+    kept). `retention` says how long finished jobs are kept, `running` how many may run at a time;
+    by default there are no bounds. Raises ConfigError if they are impossible.
+
+    `on_change` is called with each change, after the registry knows of it. `cgroups_service` and
+    `connect` (to the shim) are the boundaries to the kernel and to the other process.
     """
 
     def __init__(
@@ -89,6 +104,8 @@ class Service:
         run_dir: Path = DEFAULT_RUN_DIR,
         cgroup_root: Path = DEFAULT_CGROUP_ROOT,
         output_max_bytes: int | None = None,
+        retention: Retention = KEEP_ALL,
+        running: RunningLimits = RunningLimits(),  # noqa: B008 - it is immutable
         on_change: Callable[[Change], None] = lambda _change: None,
         cgroups_service: cgroups.Service | None = None,
         connect: Callable[..., Awaitable[shim.Client]] | None = None,
@@ -99,6 +116,11 @@ class Service:
         self._run_dir = run_dir.absolute()
         self.cgroups = cgroups_service or cgroups.Service(cgroup_root.absolute())
         self._output_max_bytes = output_max_bytes
+        retention.check()
+        running.check()
+        self._retention = retention
+        self._places = Places(running)
+        self._readers = Readers(self._reader_left)
         self._on_change = on_change
         self._custody = Custody(
             run_dir=self._run_dir,
@@ -111,6 +133,15 @@ class Service:
         )
         self._starting: dict[str, asyncio.Task[Job]] = {}
         self._changes = Changes()
+        self._control = Control(
+            self._custody,
+            self.cgroups,
+            fetch=self.fetch_job,
+            fetch_started=self._fetch_started,
+            report=lambda event, job, user, signum: self._on_change(
+                Change(event, job, user, signum)
+            ),
+        )
         self._leftovers: dict[str, Job] = {}
         self._abandoning: dict[str, asyncio.Task[None]] = {}
         self._unrecorded: dict[str, Job] = {}
@@ -121,18 +152,27 @@ class Service:
         async with AsyncExitStack() as stack:
             for directory in dict.fromkeys((self._run_dir, self._state_dir)):
                 stack.enter_context(DirectoryLock.acquire(directory))
+            steps.reached("server.recovery.locked")
             # Left before the locks are: until the kernel has answered, no other server may come.
             self._threads = stack.enter_context(ThreadPoolExecutor(_THREADS, "limits"))
+            self._disk = stack.enter_context(ThreadPoolExecutor(1, "removal"))
             output.prepare(self._log_dir)
             self._store = Store.open(self._state_dir / "jobs.db")
             stack.callback(self._store.close)
+            steps.reached("server.recovery.registry_opened")
+            self._prepare_removal()
             self.cgroups.setup()
+            steps.reached("server.recovery.cgroups_ready")
             self._watcher = stack.enter_context(output.Watcher())
             stack.push_async_callback(self._custody.close)
-            await self._custody.open([self._job(record) for record in self._store.unfinished()])
+            unfinished = self._store.unfinished()
+            self._places.fill((record.id, record.owner) for record in unfinished)
+            await self._custody.open([self._job(record) for record in unfinished])
             self._read_limits_again()
             await asyncio.gather(*map(self._finish_freezing, self._custody.jobs()))
             stack.push_async_callback(self._settle)
+            stack.push_async_callback(_cancel, asyncio.create_task(self._retainer.run()))
+            steps.reached("server.recovery.done")
             self._exit = stack.pop_all()
         return self
 
@@ -143,6 +183,8 @@ class Service:
         traceback: TracebackType | None,
     ) -> None:
         self._closing = True
+        for job in self._custody.jobs():
+            job.leave()
         await self._exit.aclose()
 
     # Starting
@@ -183,6 +225,7 @@ class Service:
 
     def _begin(self, spec: JobSpec, owner: str) -> str:
         """Record the intent, before anything is created, and begin the launch."""
+        self._places.check(owner)
         record = JobRecord(
             id=str(uuid.uuid4()),
             owner=owner,
@@ -192,6 +235,8 @@ class Service:
             output_max_bytes=effective_cap(spec.output_max_bytes, self._output_max_bytes),
         )
         self._store.insert(record, _digest(spec.stdin))
+        steps.reached("server.start.recorded")
+        self._places.take(record.id, owner)
         job = self._job(record)
         self._custody.add(job)
         task = asyncio.create_task(self._launch(job, spec))
@@ -208,6 +253,7 @@ class Service:
         try:
             account = await launch.look_up(spec.user)
             cgroup = self.cgroups.create_cgroup(job.id, spec.limits)
+            steps.reached("server.start.cgroup_made")
             if spec.limits != cgroups.Limits():
                 job.publish(replace(job.record, limits=cgroup.limits()))
             description = launch.describe(job.record, spec, cgroup, account)
@@ -240,6 +286,7 @@ class Service:
         task = self._abandoning.get(job.id)
         if task is None:
             self._custody.drop(job)
+            self._places.give_back(job.id)
             self._leftovers[job.id] = job
             job.forget()
             task = asyncio.create_task(self._remove_traces(job))
@@ -256,28 +303,98 @@ class Service:
         cgroup = self.cgroups.cgroup(job.id)
         cgroup.kill()
         await wait_empty(cgroup)
+        steps.reached("server.abandon.emptied")
         self.cgroups.remove_cgroup(job.id)
+        steps.reached("server.abandon.cgroup_removed")
         output.remove(self._log_dir, job.id)
+        steps.reached("server.abandon.directory_removed")
         self._store.delete(job.id)
+        steps.reached("server.abandon.deleted")
         del self._leftovers[job.id]
 
     # Stopping and finding
 
-    async def stop_job(self, job_id: str, *, grace: float | None = None, user: str = "") -> Job:
+    async def stop_job(
+        self,
+        job_id: str,
+        *,
+        grace: float | None = None,
+        signal: int | None = None,
+        user: str = "",
+    ) -> Job:
         """End a job and return it once it has ended; a finished job stays as it is.
 
-        `grace` in seconds overrides the job's own; `user` is who wants it. A caller that is
-        cancelled meanwhile does not undo the stop. Raises InvalidArgument, JobNotFound,
-        ShimUnavailable or Unavailable.
+        `grace` in seconds and `signal` override the job's own; `user` is who wants it. Any number
+        of callers may stop a job at once, each in its own way: every signal is sent, and the grace
+        period that ends first counts. A caller that is cancelled does not undo the stop.
+        Raises InvalidArgument, JobNotFound, ShimUnavailable, Unavailable or ShuttingDown.
         """
-        if grace is not None:
-            check_seconds("grace", grace)
-        job = await self._fetch_started(job_id)
-        if not job.finished:
-            self._on_change(Change("stopping", job, user))
-            policy = job.spec.stop if grace is None else replace(job.spec.stop, grace=grace)
-            await self._custody.stop(job, policy)
+        return await self._control.stop(job_id, grace, signal, user)
+
+    async def wait_job(self, job_id: str, timeout: float | None = None) -> JobStatus:  # noqa: ASYNC109 - it is no failure
+        """Return the status of a job once it has ended, or as it is after `timeout` seconds.
+
+        None waits as long as it takes, 0 not at all. Raises InvalidArgument, JobNotFound (also if
+        the job turns out not to have been started) and ShuttingDown when the Service is being left.
+        """
+        return await self._control.wait(job_id, timeout)
+
+    async def signal_job(
+        self, job_id: str, signum: int, *, all_processes: bool = False, user: str = ""
+    ) -> Job:
+        """Send a signal to a job's main process, or to all of its processes, and return the job.
+
+        What the job makes of it is its own affair: one that dies of it has *exited*, by a signal.
+        A paused job hears it when it goes on, but SIGKILL at once. Raises InvalidArgument,
+        JobNotFound, FailedPrecondition (it has ended, or its main process is not known) or
+        ResourceExhausted.
+        """
+        if self._closing:
+            raise ShuttingDown(f"cannot signal job {job_id}: the server is shutting down")
+        return await self._control.signal(job_id, signum, user, all_processes=all_processes)
+
+    # Removing
+
+    async def remove_job(self, job_id: str, *, user: str = "") -> Job:
+        """Remove a finished job with its output, and return it as it was.
+
+        From the moment it is decided nobody finds the job any more, and its request_id is free.
+        Streams of its output that are open go on to their end. `user` is who wants it. A caller
+        that is cancelled meanwhile does not undo it.
+
+        Raises InvalidArgument, JobNotFound, FailedPrecondition (the job runs, or something else is
+        in its directory: then nothing has changed; or not all of its files could be removed, which
+        is tried again), ResourceExhausted or Unavailable.
+        """
+        if self._closing:
+            raise ShuttingDown(f"cannot remove job {job_id}: the server is shutting down")
+        job = await self.fetch_job(job_id)
+        refuse_running(job)
+        await self._changes.run(job.id, lambda: self._removal.remove(job, user))
         return job
+
+    def _prepare_removal(self) -> None:
+        ended = EndedJobs(self._store)
+        in_thread = partial(self._in_thread, self._disk)
+        self._removal = Removal(
+            ended=ended, log_dir=self._log_dir, in_thread=in_thread, on_removed=self._removed
+        )
+        self._retainer = Retainer(
+            self._retention,
+            ended=ended,
+            removal=self._removal,
+            readers=self._readers,
+            log_dir=self._log_dir,
+            fetch=self._fetch_recorded,
+            in_thread=in_thread,
+        )
+
+    def _reader_left(self, job_id: str) -> None:
+        self._retainer.reader_left(job_id)
+
+    def _removed(self, job: Job, user: str) -> None:
+        self._unrecorded.pop(job.id, None)
+        self._on_change(Change("removed", job, user))
 
     # Changing a running job
 
@@ -328,7 +445,7 @@ class Service:
 
     async def _update_limits(self, job: Job, limits: cgroups.Limits, user: str) -> None:
         # In a thread: the kernel may have to reclaim gigabytes before it answers.
-        changed = await self._in_thread(self.cgroups.update_limits, job.id, limits)
+        changed = await self._in_thread(self._threads, self.cgroups.update_limits, job.id, limits)
         if job.finished:
             raise FailedPrecondition(f"cannot change the limits of job {job.id}: it has ended")
         warnings = self.cgroups.warnings(changed.limits)
@@ -336,16 +453,18 @@ class Service:
         try:
             self._store.update(record)
         except BaseException:
-            await self._in_thread(changed.undo)
+            await self._in_thread(self._threads, changed.undo)
             self._release_protection()
             raise
         job.publish(record)
         self._on_change(Change("limits updated", job, user))
 
-    async def _in_thread(self, action: Callable[..., _Result], *arguments: object) -> _Result:
+    async def _in_thread(
+        self, threads: ThreadPoolExecutor, action: Callable[..., _Result], *arguments: object
+    ) -> _Result:
         # Not in the event loop's own threads: they look users up, also while limits are changed.
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, partial(action, *arguments))
+        return await loop.run_in_executor(threads, partial(action, *arguments))
 
     def _read_limits_again(self) -> None:
         """Record the limits that are in force: an earlier server may have died changing some."""
@@ -400,10 +519,14 @@ class Service:
         job_id = parse_job_id(job_id)
         if (live := self._custody.get(job_id) or self._unrecorded.get(job_id)) is not None:
             return live
-        record = None if job_id in self._leftovers else self._store.get(job_id)
-        if record is None:
+        job = None if job_id in self._leftovers else self._fetch_recorded(job_id)
+        if job is None:
             raise JobNotFound(job_id)
-        return self._job(record)
+        return job
+
+    def _fetch_recorded(self, job_id: str) -> Job | None:
+        record = self._store.get(job_id)
+        return None if record is None else self._job(record)
 
     def _job(self, record: JobRecord) -> Job:
         return Job(
@@ -411,12 +534,14 @@ class Service:
             log_dir=self._log_dir,
             watcher=self._watcher,
             cgroup=self.cgroups.cgroup(record.id),
+            readers=self._readers,
         )
 
     # What the custody reports
 
     def _running(self, job: Job, record: JobRecord) -> None:
         self._store.update(record)
+        steps.reached("server.start.running_recorded")
         job.publish(record)
         self._on_change(Change("started", job, record.owner))
 
@@ -425,13 +550,17 @@ class Service:
             self._on_change(Change("started", job, record.owner))
         try:
             self._store.update(record)
+            steps.reached("server.end.recorded")
         except (sqlite3.Error, JobWorkerError):
             # The next start reads the exit record again; until then memory knows.
             log.exception("cannot record the end of job %s in the registry", job.id)
             self._unrecorded[job.id] = job
+        self._places.give_back(job.id)
         self._release_protection()
         job.publish(record)
         self._on_change(Change("ended", job))
+        steps.reached("server.end.told")
+        self._retainer.wake()
 
     def _release_protection(self) -> None:
         try:
@@ -447,6 +576,11 @@ class Service:
         await self._changes.close()
         for task in self._abandoning.values():
             task.cancel()  # The next start removes what is left.
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _digest(stdin: bytes) -> str:

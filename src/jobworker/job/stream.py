@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from jobworker.job.job import Job
+    from jobworker.job.readers import Readers
     from jobworker.job.record import JobRecord
     from jobworker.job.state import JobStatus
     from jobworker.output import Chunk, Follower
@@ -38,7 +39,14 @@ class OutputStream:
     """An async iterator of chunks; ``with`` closes it if it is left early."""
 
     def __init__(
-        self, job: Job, follower: Follower, stream: Stream, *, offset: int, tail: bool
+        self,
+        job: Job,
+        follower: Follower,
+        stream: Stream,
+        *,
+        offset: int,
+        tail: bool,
+        readers: Readers,
     ) -> None:
         self._job = job
         self._follower = follower
@@ -46,12 +54,23 @@ class OutputStream:
         self._begun_at = offset
         self._tail = tail
         self._record = job.record
+        self._readers = readers
+        readers.add(self)
+
+    @property
+    def job_id(self) -> str:
+        """The id of the job whose output this is."""
+        return self._job.id
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Chunk:
-        return await anext(self._follower)
+        try:
+            return await anext(self._follower)
+        except BaseException:
+            self._readers.discard(self)  # The follower has closed its file.
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -67,6 +86,7 @@ class OutputStream:
     def close(self) -> None:
         """Give up reading. Closing twice is fine."""
         self._follower.close()
+        self._readers.discard(self)
 
     def end(self) -> OutputEnd:
         """Return the end of the stream; only after its last chunk.

@@ -1,5 +1,6 @@
 """A job's output: an append-only file that the kernel writes and any number of readers follow."""
 
+from jobworker.output.contents import check_removable, disk_usage
 from jobworker.output.follow import Chunk, Follower, follow, read_to
 from jobworker.output.log import (
     Log,
@@ -20,6 +21,8 @@ __all__ = [
     "Stream",
     "Watch",
     "Watcher",
+    "check_removable",
+    "disk_usage",
     "follow",
     "open_directory",
     "open_for_reading",

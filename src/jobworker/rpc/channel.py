@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import jobworker
 from jobworker.rpc.defaults import DEFAULT_PORT, MAX_MESSAGE
-from jobworker.rpc.v1.jobworker_pb2 import StatsRequest, StopRequest
+from jobworker.rpc.v1.jobworker_pb2 import StatsRequest, StopRequest, WaitRequest
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -54,11 +54,19 @@ def options(program: str) -> list[tuple[str, int | str]]:
     return [*OPTIONS, ("grpc.primary_user_agent", f"{program}/{jobworker.__version__}")]
 
 
-def stop_request(job_id: UUID | str, grace: float | None) -> StopRequest:
-    """Return the request to stop a job; `grace` is seconds, None the job's own."""
-    request = StopRequest(job_id=str(job_id))
+def stop_request(job_id: UUID | str, grace: float | None, signal: int | None = None) -> StopRequest:
+    """Return the request to stop a job; `grace` is seconds, None (of either) the job's own."""
+    request = StopRequest(job_id=str(job_id), signal=signal or 0)
     if grace is not None:
         request.grace.FromNanoseconds(round(grace * 1e9))
+    return request
+
+
+def wait_request(job_id: UUID | str, timeout: float | None) -> WaitRequest:
+    """Return the request to wait for a job; `timeout` is seconds, None as long as it takes."""
+    request = WaitRequest(job_id=str(job_id))
+    if timeout is not None:
+        request.timeout.FromNanoseconds(round(timeout * 1e9))
     return request
 
 

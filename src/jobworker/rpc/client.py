@@ -70,9 +70,52 @@ class Client:
         """Start a job; returns when its command has been executed."""
         return await self._stub.Start(request)
 
-    async def stop(self, job_id: UUID | str, grace: float | None = None) -> pb.StopResponse:
+    async def stop(
+        self, job_id: UUID | str, grace: float | None = None, signal: int | None = None
+    ) -> pb.StopResponse:
         """Stop a job; returns when it has ended. `grace` is seconds, None the job's own."""
-        return await self._stub.Stop(channel.stop_request(job_id, grace))
+        return await self._stub.Stop(channel.stop_request(job_id, grace, signal))
+
+    async def signal(
+        self, job_id: UUID | str, signum: int, *, all_processes: bool = False
+    ) -> pb.SignalResponse:
+        """Send a signal to a job's main process, or to all of its processes."""
+        return await self._stub.Signal(
+            pb.SignalRequest(job_id=str(job_id), signal=signum, all=all_processes)
+        )
+
+    async def wait(
+        self,
+        job_id: UUID | str,
+        timeout: float | None = None,  # noqa: ASYNC109 - it is no failure
+        *,
+        give_up_after: float = GIVE_UP_AFTER,
+        on_interrupted: Callable[[str], None] = lambda _problem: None,
+    ) -> pb.StatusDetail:
+        """Return the status of a job once it has ended, or as it is after `timeout` seconds.
+
+        None waits as long as it takes. A lost connection is taken up again as by `output`, and the
+        time goes on meanwhile: after `give_up_after` seconds without the server, or when the time
+        has passed and it is still away, this raises StreamInterrupted.
+        """
+        patience = Patience(give_up_after)
+        begun = time.monotonic()
+        left = timeout
+        while True:
+            patience.asks(time.monotonic())
+            try:
+                return (await self._stub.Wait(channel.wait_request(job_id, left))).status
+            except grpc.aio.AioRpcError as error:
+                failure = error
+            now = time.monotonic()
+            delay = patience.lost(now, failure)
+            if left == 0:
+                raise patience.interrupted(problem_of(failure)) from failure
+            if patience.must_notify(now):
+                on_interrupted(problem_of(failure))
+            await asyncio.sleep(delay if left is None else min(delay, left))
+            if timeout is not None:
+                left = max(begun + timeout - time.monotonic(), 0.0)
 
     async def status(self, job_id: UUID | str) -> pb.StatusResponse:
         """Ask for everything that is known of a job."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
@@ -10,6 +10,9 @@ from jobworker import errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+ERROR_NAME: Final = "jobworker-error"
+"""The trailing metadata in which an answer names the class of the domain error, for programs."""
 
 STATUS_CODES: Final[Mapping[type[errors.JobWorkerError], grpc.StatusCode]] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
@@ -31,3 +34,9 @@ STATUS_CODES: Final[Mapping[type[errors.JobWorkerError], grpc.StatusCode]] = {
 def status_code(error: errors.JobWorkerError) -> grpc.StatusCode:
     """Return the status that a client gets for `error`."""
     return next(STATUS_CODES[kind] for kind in type(error).__mro__ if kind in STATUS_CODES)
+
+
+def error_name(error: grpc.RpcError) -> str:
+    """Return the name of the class in `jobworker.errors` that a failed call stands for, or ""."""
+    trailing: Any = error.trailing_metadata() if isinstance(error, grpc.aio.AioRpcError) else None
+    return next((str(value) for key, value in trailing or () if key == ERROR_NAME), "")

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from jobworker.auth import tls
 from jobworker.auth.identity import Identity
 from jobworker.errors import InvalidArgument, JobWorkerError, ShuttingDown
-from jobworker.rpc.errors import status_code
+from jobworker.rpc.errors import ERROR_NAME, status_code
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _caller: ContextVar[Identity] = ContextVar("caller")
+
+_WAITING: Final = frozenset({"/jobworker.v1.JobWorkerService/Wait"})
+"""Methods with a single answer that comes when something else has happened."""
 
 _MAX_DETAILS: Final = 6000
 """Bytes as they are encoded; gRPC's default bound for all metadata is 8 KiB."""
@@ -86,8 +89,11 @@ class Guard(grpc.aio.ServerInterceptor):
     def _unary(
         self, behaviour: Callable[..., Any], method: str, parse: Callable[[Any], Any]
     ) -> Callable[..., Any]:
+        # What waits for something else to happen is ended like a stream: at once.
+        running = self._streams if method in _WAITING else self._calls
+
         async def call(request: Any, context: Any) -> Any:
-            async with self._admitted(method, context, self._calls):
+            async with self._admitted(method, context, running):
                 return await behaviour(_parsed(request, parse), context)
 
         return call
@@ -129,7 +135,8 @@ class Guard(grpc.aio.ServerInterceptor):
         except JobWorkerError as error:
             if status_code(error) is grpc.StatusCode.INTERNAL:
                 log.exception("a call of %s failed", method)
-            await context.abort(status_code(error), _shortened(str(error)))
+            name = ((ERROR_NAME, type(error).__name__),)
+            await context.abort(status_code(error), _shortened(str(error)), name)
         except asyncio.CancelledError:
             if not self._closing or task in self._sending:
                 raise

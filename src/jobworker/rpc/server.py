@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
+from jobworker import steps
 from jobworker.errors import InvalidArgument
 from jobworker.job.stats import DEFAULT_INTERVAL
 from jobworker.output import Stream
@@ -35,6 +36,7 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
         """Start a job."""
         spec = convert.job_spec(request)
         started = await self._jobs.start_job(spec, owner=caller().common_name)
+        steps.reached("server.start.answering")
         return pb.StartResponse(
             job_id=started.id,
             command=convert.command_message(started.spec),
@@ -46,8 +48,30 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
     async def Stop(self, request: pb.StopRequest, _context: Any) -> pb.StopResponse:  # noqa: N802
         """Stop a job and answer once it has ended."""
         grace = convert.seconds(request.grace) if request.HasField("grace") else None
-        await self._jobs.stop_job(request.job_id, grace=grace, user=caller().common_name)
+        await self._jobs.stop_job(
+            request.job_id,
+            grace=grace,
+            signal=request.signal or None,
+            user=caller().common_name,
+        )
+        steps.reached("server.stop.answering")
         return pb.StopResponse()
+
+    async def Wait(self, request: pb.WaitRequest, _context: Any) -> pb.WaitResponse:  # noqa: N802
+        """Answer once a job has ended, or its caller's time has passed."""
+        timeout = convert.seconds(request.timeout) if request.HasField("timeout") else None
+        status = await self._jobs.wait_job(request.job_id, timeout)
+        return pb.WaitResponse(status=convert.status_detail(status))
+
+    async def Signal(self, request: pb.SignalRequest, _context: Any) -> pb.SignalResponse:  # noqa: N802
+        """Send a signal to a job."""
+        await self._jobs.signal_job(
+            request.job_id,
+            request.signal,
+            all_processes=request.all,
+            user=caller().common_name,
+        )
+        return pb.SignalResponse()
 
     async def Status(self, request: pb.StatusRequest, _context: Any) -> pb.StatusResponse:  # noqa: N802
         """Tell what is known of a job."""

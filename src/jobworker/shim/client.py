@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
+from jobworker import steps
 from jobworker.errors import InvalidArgument, ResourceExhausted, ShimUnavailable
 from jobworker.shim import start, wire
 from jobworker.shim.channel import Channel
@@ -189,6 +190,7 @@ class Client:
         try:
             self._channel.send({"id": call_id, "op": operation, "args": args}, fds)
             self._watch_writing()
+            _say_sent(operation)
         except ValueError as error:
             del self._calls[call_id]
             raise InvalidArgument("command", str(error)) from error
@@ -274,6 +276,13 @@ class Client:
         except Exception as error:  # noqa: BLE001 - the event loop's handler decides
             context = {"message": "a callback of the shim's client failed", "exception": error}
             self._loop.call_exception_handler(context)
+
+
+def _say_sent(operation: str) -> None:
+    if operation == "launch":
+        steps.reached("server.start.sent")
+    elif operation == "stop":
+        steps.reached("server.stop.sent")
 
 
 def _launched(received: Received) -> Launched:

@@ -14,6 +14,7 @@ import stat
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from jobworker import steps
 from jobworker.cgroups.cgroup import Cgroup
 from jobworker.shim.log import log
 from jobworker.shim.retry import Retry
@@ -168,6 +169,7 @@ class LiveJob:
             self._get_rid_of_tracer()
             return
         self._outcome = _Outcome(result.si_code, result.si_status, self._ended)
+        steps.reached("shim.end.reaped")
         self._loop.unwatch(self.pidfd)
         self._loop.cancel((self.id, "tracer"))
         self._loop.call_at((self.id, "cgroup"), time.monotonic(), self._empty_cgroup)
@@ -236,6 +238,7 @@ class LiveJob:
 
     def _conclude(self) -> None:
         """Tell the end by way of the loop, which tries again what fails."""
+        steps.reached("shim.end.emptied")
         self._loop.call_at((self.id, "end"), time.monotonic(), lambda: self._on_ended(self))
 
     def _ask_to_end(self, signum: int, grace: float) -> None:
@@ -258,6 +261,7 @@ class LiveJob:
         self._reap()
         if self._ended is not None:
             return
+        steps.reached("shim.deadline.due")
         now = time.monotonic()
         timeout_at, kill_at = self._schedule.timeout_at, self._schedule.kill_at
         if timeout_at is not None and timeout_at <= now:

@@ -19,6 +19,7 @@ import sys
 import time
 from typing import Final
 
+from jobworker import steps
 from jobworker.shim import listener, wire
 from jobworker.shim.listener import Listener
 from jobworker.shim.log import log
@@ -51,7 +52,9 @@ def start(run_dir: str) -> None:
     held = _lock(directory)
     if held is None:
         os._exit(0)
+    steps.reached("shim.begin.locked")
     listening = Listener(directory, held)
+    steps.reached("shim.begin.listening")
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     logfile = os.open(wire.LOG_NAME, flags, 0o600, dir_fd=directory)
     if os.fork() > 0:
@@ -91,6 +94,7 @@ def _serve(listening: Listener) -> None:
     supervisor = Supervisor(loop, listening, spawner, boot_id=_boot_id())
     loop.watch(terminated, select.EPOLLIN, lambda: _leave(supervisor, terminated))
     log(f"shim {os.getpid()} serves")
+    steps.reached("shim.begin.serving")
     supervisor.run()
     log(f"shim {os.getpid()} leaves")
     os._exit(0)

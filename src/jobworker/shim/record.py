@@ -7,6 +7,7 @@ import os
 import stat
 from typing import Final
 
+from jobworker import steps
 from jobworker.errors import JobWorkerError
 from jobworker.shim import wire
 from jobworker.shim.wire import ExitRecord
@@ -36,6 +37,7 @@ def write_exit_record(job_dir: int, record: ExitRecord) -> None:
             _write_all(fd, body)
         finally:
             os.close(fd)
+        steps.reached("shim.end.record_begun")
         try:
             _rename(job_dir, TEMPORARY_NAME, wire.EXIT_RECORD_NAME)
         except IsADirectoryError:

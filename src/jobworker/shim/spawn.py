@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from jobworker.shim.log import log
 from jobworker.shim.wire import encode_text
+from jobworker.steps import reached  # `steps` are the child's here
 
 if TYPE_CHECKING:
     from jobworker.shim.wire import Launch
@@ -272,6 +273,7 @@ class Spawner:
             _take_on(steps)
             stage = "chdir"
             os.chdir(steps.working_directory)
+            reached("child.launch.executing")
             stage = "exec"
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             _execute(steps)

@@ -36,19 +36,23 @@ def connect(run_dir: Path) -> socket.socket | None:
     return sock
 
 
+def program() -> str:
+    """Return the text of the program that becomes the shim."""
+    library = str(Path(jobworker.__file__).parent.parent)
+    return (
+        f"import sys; sys.path.insert(0, {library!r}); from jobworker.shim.main import main; main()"
+    )
+
+
 def start(run_dir: Path) -> None:
     """Start a shim unless there is one; it listens when this returns. Raises ShimUnavailable.
 
     Neither a fork nor `preexec_fn`: the process that asks has gRPC's threads. The interpreter is
     isolated and loads no site packages, because all that it maps makes every launch slower.
     """
-    library = str(Path(jobworker.__file__).parent.parent)
-    program = (
-        f"import sys; sys.path.insert(0, {library!r}); from jobworker.shim.main import main; main()"
-    )
     try:
         process = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", program, str(run_dir)],
+            [sys.executable, "-I", "-S", "-c", program(), str(run_dir)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -16,6 +16,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
+from jobworker import steps
 from jobworker.shim import wire
 from jobworker.shim.caps import Caps
 from jobworker.shim.channel import Channel
@@ -133,6 +134,7 @@ class Supervisor:
         """Take the socket away; but stay, with a new one, if somebody has connected meanwhile."""
         self._loop.unwatch(self._listener.fileno())
         late = self._listener.retire()
+        steps.reached("shim.leave.retired")
         if late is not None and not self._leaving:
             self._listener.open()
             self._loop.watch(self._listener.fileno(), select.EPOLLIN, self._accept)
@@ -277,6 +279,7 @@ class Supervisor:
 
     def _launch(self, connection: _Connection, received: Received) -> None:
         launch = Launch.from_json(received.message.get("args"))
+        steps.reached("shim.launch.received")
         if launch.job_id in self._jobs or launch.job_id in self._unwritten:
             raise Refusal("bad_request", "there is a job of that id")
         stdin, output, cgroup, job_dir, *split = _launch_fds(launch, received)
@@ -287,6 +290,7 @@ class Supervisor:
             )
         except SpawnFailure as failure:
             raise Refusal(failure.kind, os.strerror(failure.errno), failure.errno) from failure
+        steps.reached("shim.launch.cloned")
         received.fds[:] = [stdin, cgroup]
         self._waiters[launch.job_id] = [_Waiter(connection, received.message.get("id"))]
         job = self._jobs[launch.job_id] = LiveJob(
@@ -312,7 +316,9 @@ class Supervisor:
         del connection
         job = self._job(received)
         args = received.message["args"]
+        steps.reached("shim.stop.received")
         job.stop(wire.check_signal(args.get("signal")), wire.check_seconds(args.get("grace")))
+        steps.reached("shim.stop.signalled")
         return {}
 
     def _job(self, received: Received) -> LiveJob:
@@ -327,8 +333,10 @@ class Supervisor:
     # Jobs
 
     def _on_executed(self, job: LiveJob) -> None:
+        steps.reached("shim.launch.executed")
         for waiter in self._waiters.pop(job.id):
             self._tell_process(waiter, job)
+        steps.reached("shim.launch.answered")
 
     def _tell_process(self, waiter: _Waiter, job: LiveJob) -> None:
         reply = {"pid": job.pid, "start_time": job.start_time, "started_at": job.started_at}
@@ -340,12 +348,15 @@ class Supervisor:
             self._fail(job, job.failure)
             return
         record = job.record(self._boot_id)
+        steps.reached("shim.end.usage_read")
         # Only now: what fails before this is tried again, and the job must be known then.
         del self._jobs[job.id]
         job.close()
         end = _Unwritten(record, job.job_dir)
         written = self._write(end)
+        steps.reached("shim.end.record_written")
         problem = self._remove_cgroup(job)
+        steps.reached("shim.end.cgroup_removed")
         if problem:
             end.record = replace(record, cgroup_error=problem)
             written = written and self._write(end)
@@ -358,8 +369,10 @@ class Supervisor:
             if connection.greeted:
                 end.told = True
                 self._send(connection, event)
+        steps.reached("shim.end.told")
 
     def _fail(self, job: LiveJob, failure: SpawnFailure) -> None:
+        steps.reached("shim.launch.failing")
         del self._jobs[job.id]
         job.close()
         os.close(job.job_dir)

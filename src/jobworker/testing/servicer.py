@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 
+from jobworker.rpc.errors import ERROR_NAME
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from jobworker.rpc.v1 import jobworker_pb2_grpc as pb_grpc
 
@@ -57,6 +59,8 @@ class Refusal:
     code: grpc.StatusCode
     details: str
     after: int = 0
+    error: str = ""
+    """The name of the domain error, as the service sends it along."""
 
 
 class ScriptedService(pb_grpc.JobWorkerServiceServicer):
@@ -109,8 +113,39 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
         await self._asked("Stop", request, context)
         job = await self._job(request.job_id, context)
         if not job.finished:
-            await job.end(STOPPED)
+            end = pb.StatusDetail()
+            end.CopyFrom(STOPPED)
+            end.signal = request.signal or STOPPED.signal
+            await job.end(end)
         return pb.StopResponse()
+
+    async def Wait(self, request: pb.WaitRequest, context: Any) -> pb.WaitResponse:  # noqa: N802
+        """Answer when a job has ended, or when the time has passed."""
+        await self._asked("Wait", request, context)
+        job = await self._job(request.job_id, context)
+        timeout = request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else None
+        try:
+            async with asyncio.timeout(timeout), job.changed:
+                while not job.finished:
+                    await job.changed.wait()
+        except TimeoutError:
+            pass
+        return pb.WaitResponse(status=job.job.status)
+
+    async def Signal(self, request: pb.SignalRequest, context: Any) -> pb.SignalResponse:  # noqa: N802
+        """Send a signal to a job that runs: SIGKILL ends it, and it ignores all others."""
+        await self._asked("Signal", request, context)
+        job = await self._running_job(request.job_id, context)
+        if request.signal == signal.SIGKILL:
+            await job.end(
+                pb.StatusDetail(
+                    status=pb.STATUS_EXITED,
+                    exit_code=-1,
+                    signal=signal.SIGKILL,
+                    reason=pb.REASON_SIGNALED,
+                )
+            )
+        return pb.SignalResponse()
 
     async def UpdateLimits(  # noqa: N802
         self, request: pb.UpdateLimitsRequest, context: Any
@@ -226,5 +261,6 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
 
 
 async def _refuse(refusal: Refusal, context: Any) -> NoReturn:
-    await context.abort(refusal.code, refusal.details)
+    name = ((ERROR_NAME, refusal.error),) if refusal.error else ()
+    await context.abort(refusal.code, refusal.details, name)
     raise AssertionError("abort raises")

@@ -29,8 +29,7 @@ def stat(job: Job, name: str = "output") -> tuple[int, int]:
 
 
 def trimmers(host: Host) -> list[int]:
-    """Return the children of the shim that have its name: those that were forked and execute no
-    command."""
+    """Return the children of the shim that have its name: they execute no command."""
     shim = host.shim_pid()
     children = Path(f"/proc/{shim}/task/{shim}/children").read_text().split()
     own = Path(f"/proc/{shim}/cmdline").read_bytes()

@@ -104,12 +104,11 @@ def test_no_command_is_wrong_usage_and_shows_the_help(run_here):
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        (["nope"], "there is no command 'nope'; there are: help, start"),
+        (["nope"], "there is no command 'nope'; there are: help, run"),
         (["statu", "x"], "there is no command 'statu'; did you mean status?"),
         (["help", "statu"], "there is no command 'statu'; did you mean status?"),
         (["logs", "x"], "did you mean output?"),
-        (["kill", "x"], "did you mean stop?"),
-        (["run", "true"], "did you mean start?"),
+        (["kill", "x"], "did you mean signal, or stop?"),
         (["ps"], "listing jobs is not there yet"),
         (["completion"], "bash|zsh|fish"),
         (["help", "nope"], "there is no command 'nope'"),
@@ -119,6 +118,9 @@ def test_no_command_is_wrong_usage_and_shows_the_help(run_here):
         (["status", "--format", "xml", "x"], "'xml'"),
         (["output", "--offset", "-1", "x"], "not a number of bytes"),
         (["stop", "--grace", "long", "x"], "1h30m"),
+        (["stop", "--signal", "NOPE", "x"], "RTMIN+1"),
+        (["signal", "NOPE", "x"], "SIGTERM"),
+        (["signal", "TERM"], "JOB_ID"),
         (["update", "x"], "at least one limit"),
         (["update", "--memory-max", "much", "x"], "512M"),
         (["update", "--memory-max", "1G"], "JOB_ID"),
@@ -140,6 +142,26 @@ def test_wrong_usage_is_a_sentence_and_status_2(run_here, arguments, hint):
     assert "\nTry 'jobworker-cli" in message
     assert "Traceback" not in message
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["run"], "COMMAND"),
+        (["run", "--nope", "true"], "--nope"),
+        (["run", "--timeout", "0", "true"], "--timeout"),
+        (["run", "true"], "--cert FILE"),
+        (["wait"], "JOB_ID"),
+        (["wait", ""], "it is empty"),
+        (["wait", "--timeout", "long", "x"], "1h30m"),
+        (["wait", "x"], "--cert FILE"),
+        (["--cert=/no", "--key=/no", "--ca=/no", "wait", "x"], "/no"),
+    ],
+)
+def test_what_ends_as_a_job_does_fails_with_125(run_here, arguments, hint):
+    result = run_here(*arguments)
+    assert (result.returncode, result.stdout) == (125, "")
+    assert hint in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [["status", b"caf\xe9"], ["start", "cat", b"caf\xe9"]])

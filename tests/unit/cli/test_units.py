@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from fractions import Fraction
 
 import pytest
@@ -319,13 +320,17 @@ def test_cpu_limits_are_shown_in_cpus(limit, text):
         ("KILL", 9),
         ("64", 64),
         ("RTMIN", 34),
+        ("RTMIN+1", 35),
+        ("sigrtmax-2", 62),
     ],
 )
 def test_signals_have_names_and_numbers(text, number):
     assert units.parse_signal(text) == number
 
 
-@pytest.mark.parametrize("text", ["", "0", "65", "-9", "NOPE", "SIG", "SIG15", "999"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "65", "-9", "NOPE", "SIG", "SIG15", "999", "RTMIN+31", "RTMAX+1", "RTMIN-1"]
+)
 def test_what_is_no_signal_is_named(text):
     with pytest.raises(ValueError, match="SIGTERM") as refusal:
         units.parse_signal(text)
@@ -334,7 +339,8 @@ def test_what_is_no_signal_is_named(text):
 
 def test_signals_are_shown_by_name():
     assert units.format_signal(9) == "SIGKILL"
-    assert units.format_signal(40) == "signal 40"
+    assert units.format_signal(signal.SIGRTMIN + 6) == "SIGRTMIN+6"
+    assert units.format_signal(32) == "signal 32"
 
 
 @pytest.mark.parametrize(

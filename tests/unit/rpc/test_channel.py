@@ -86,3 +86,10 @@ def test_a_request_for_samples_carries_the_interval():
     request = channel.stats_request("id", follow=False, interval=0.25)
     assert not request.follow
     assert request.interval.ToMilliseconds() == 250
+
+
+@pytest.mark.parametrize("seconds", [None, 0, 1.5])
+def test_a_wait_request_tells_no_time_from_none_at_all(seconds):
+    request = channel.wait_request("id", seconds)
+    assert request.HasField("timeout") == (seconds is not None)
+    assert request.timeout.ToNanoseconds() == (seconds or 0) * 1e9

@@ -70,6 +70,87 @@ async def test_a_running_job_is_changed(serve, service, connect):
         assert not (await client.status(job_id)).job.paused
 
 
+async def test_stop_and_signal_carry_the_signal(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(status=RUNNING)
+    async with connect(listener.url) as client:
+        await client.signal(job.job.id, 10)
+        assert service.requests[-1] == pb.SignalRequest(job_id=job.job.id, signal=10)
+        await client.signal(job.job.id, 12, all_processes=True)
+        assert service.requests[-1] == pb.SignalRequest(job_id=job.job.id, signal=12, all=True)
+        await client.stop(job.job.id, signal=2)
+        assert service.requests[-1] == pb.StopRequest(job_id=job.job.id, signal=2)
+
+
+async def test_a_wait_ends_with_the_job(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(status=RUNNING)
+    async with connect(listener.url) as client:
+        waits = [asyncio.create_task(client.wait(job.job.id)) for _ in range(3)]
+        await until_asked(service, 3)
+        assert not service.requests[0].HasField("timeout")
+        await job.end()
+        for wait in waits:
+            assert await wait == job.job.status
+
+
+async def test_a_wait_ends_when_its_time_has_passed(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(status=RUNNING)
+    async with connect(listener.url) as client:
+        for seconds in (0, 0.05):
+            assert await client.wait(job.job.id, seconds) == RUNNING
+            assert service.requests[-1].timeout.ToMilliseconds() == seconds * 1000
+
+
+async def test_a_wait_goes_on_after_the_restart_of_the_server(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(status=RUNNING)
+    async with connect(listener.url) as client:
+        wait = asyncio.create_task(client.wait(job.job.id, 600))
+        await until_asked(service, 1)
+        await listener.stop()
+        await serve(service, port=listener.port)
+        await until_asked(service, 2)
+        first, second = (request.timeout.ToNanoseconds() for request in service.requests)
+        assert second < first, "the time goes on meanwhile"
+        await job.end()
+        assert await wait == job.job.status
+
+
+async def test_a_wait_ends_with_an_error_when_the_server_stays_away(serve, service, connect):
+    listener = await serve(service)
+    job_id = service.add(status=RUNNING).job.id
+    said = []
+    async with connect(listener.url) as client:
+        patient = {"give_up_after": 2.0, "on_interrupted": said.append}
+        waits = [
+            asyncio.create_task(client.wait(job_id, **patient)),
+            asyncio.create_task(client.wait(job_id, 0.5, give_up_after=10**6)),
+        ]
+        await until_asked(service, 2)
+        await listener.stop()
+        for wait in waits:
+            with pytest.raises(StreamInterrupted):
+                await asyncio.wait_for(wait, 60)
+    assert len(said) == 1
+
+
+async def test_a_wait_that_is_refused_is_not_asked_again(serve, service, connect):
+    listener = await serve(service)
+    async with connect(listener.url) as client:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.wait("nope")
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert len(service.requests) == 1
+
+
+async def until_asked(service: ScriptedService, times: int) -> None:
+    async with asyncio.timeout(20):
+        while len(service.requests) < times:  # noqa: ASYNC110 - no event tells of it
+            await asyncio.sleep(0.005)
+
+
 async def test_samples_arrive_in_order_and_the_last_is_the_end(serve, service, connect):
     listener = await serve(service)
     job = service.add(status=RUNNING)

@@ -13,6 +13,7 @@ from jobworker.auth.audit import Audit
 from jobworker.auth.policy import Policy
 from jobworker.errors import JobNotFound
 from jobworker.rpc.client import Client
+from jobworker.rpc.errors import error_name
 from jobworker.rpc.guard import Guard, caller
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from jobworker.rpc.v1 import jobworker_pb2_grpc as pb_grpc
@@ -23,6 +24,8 @@ class Servicer(pb_grpc.JobWorkerServiceServicer):
         self.calls = []
         self.stopping = asyncio.Event()
         self.output_ended = asyncio.Event()
+        self.waiting = asyncio.Event()
+        self.wait_ended = asyncio.Event()
 
     async def Start(self, request, context):
         self.calls.append(("Start", caller().common_name))
@@ -37,6 +40,13 @@ class Servicer(pb_grpc.JobWorkerServiceServicer):
     async def Stop(self, request, context):
         self.stopping.set()
         await asyncio.Event().wait()
+
+    async def Wait(self, request, context):
+        self.waiting.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.wait_ended.set()
 
     async def Output(self, request, context):
         try:
@@ -141,6 +151,18 @@ async def test_a_domain_error_becomes_its_status(server):
     assert (code, details) == (grpc.StatusCode.NOT_FOUND, "no job has the id j")
 
 
+async def test_a_domain_error_is_named_for_programs(server):
+    async with server.client("user_alpha") as alpha, server.client("user_bravo") as bravo:
+        for call, name in (
+            (alpha.status("j"), "JobNotFound"),
+            (bravo.start(pb.StartRequest()), "PermissionDenied"),
+            (alpha.status("bug"), ""),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert error_name(caught.value) == name
+
+
 async def test_a_bug_does_not_tell_the_client_what_the_server_knows(server):
     async with server.client("user_alpha") as alpha:
         code, details = await code_of(alpha.status("bug"))
@@ -217,6 +239,29 @@ async def test_closing_ends_calls_that_wait_for_longer_than_the_patience(server)
         code, details = await stop
     assert code is grpc.StatusCode.UNAVAILABLE
     assert "jobs go on" in details
+
+
+async def test_closing_ends_who_waits_for_a_job_at_once(server):
+    async with server.client("user_alpha") as alpha:
+        wait = asyncio.create_task(alpha.wait("j", give_up_after=0))
+        await asyncio.wait_for(server.servicer.waiting.wait(), 5)
+        await asyncio.wait_for(server.guard.close(1000), 20)
+        with pytest.raises(Exception, match="shutting down"):
+            await wait
+
+
+async def test_a_wait_that_the_client_leaves_is_ended(server):
+    async with server.client("user_alpha") as alpha:
+        wait = asyncio.create_task(alpha.wait("j"))
+        await asyncio.wait_for(server.servicer.waiting.wait(), 5)
+        wait.cancel()
+        await asyncio.wait_for(server.servicer.wait_ended.wait(), 5)
+        await asyncio.wait_for(until_idle(server.guard), 5)
+
+
+async def until_idle(guard):
+    while guard._streams or guard._calls:  # noqa: ASYNC110 - no event tells of the insides
+        await asyncio.sleep(0)
 
 
 async def test_a_call_after_closing_is_refused(server):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,6 @@ from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 CAP = 64 * 1024
 MUCH = 16 * CAP
@@ -89,6 +89,10 @@ def is_cut(fd: int) -> bool:
     return status.st_size > 4 * CAP and status.st_blocks * 512 <= 3 * CAP
 
 
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 def test_outputs_are_cut_as_they_grow(shim: Shim) -> None:
     shim.start()
     one, two = shim.output("one/0"), shim.output("two/0")
@@ -116,12 +120,12 @@ def test_without_inotify_outputs_are_looked_at_by_the_clock(blind_shim: Shim) ->
 
 
 def test_a_forgotten_output_is_let_go_and_grows(shim: Shim) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     shim.start()
     gone, kept = shim.output("gone/0"), shim.output("kept/0")
     shim.forget("gone/0")
     shim.forget("unknown/0")
-    wait_until(lambda: len(os.listdir("/proc/self/fd")) == before + 3)
+    wait_until(lambda: open_files() == before + 3)
     os.write(gone, b"x" * MUCH)
     os.write(kept, b"x" * MUCH)
     wait_until(lambda: is_cut(kept))
