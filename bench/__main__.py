@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from bench import follow, start
+from bench import follow, registry, start
 from bench.server import running
 from bench.table import Figure, markdown
 
@@ -13,16 +13,24 @@ from bench.table import Figure, markdown
 def main() -> None:
     """Run what was asked for against one server."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("only", nargs="?", choices=("start", "follow"), help="one of the parts")
+    parser.add_argument(
+        "only", nargs="?", choices=("start", "follow", "registry"), help="one of the parts"
+    )
     parser.add_argument("--rounds", type=int, default=7, help="pairs of measurements [7]")
     parser.add_argument("--mib", type=int, default=256, help="size of the output in MiB [256]")
+    parser.add_argument(
+        "--jobs", type=int, default=1_000_000, help="jobs in the registry [a million]"
+    )
     arguments = parser.parse_args()
     measured: list[Figure] = []
-    with running() as server, asyncio.Runner() as runner:
-        if arguments.only != "follow":
-            measured += start.figures(server, runner, arguments.rounds)
-        if arguments.only != "start":
-            measured += follow.figures(server, runner, arguments.rounds, arguments.mib)
+    with asyncio.Runner() as runner:
+        with running() as server:
+            if arguments.only in (None, "start"):
+                measured += start.figures(server, runner, arguments.rounds)
+            if arguments.only in (None, "follow"):
+                measured += follow.figures(server, runner, arguments.rounds, arguments.mib)
+        if arguments.only in (None, "registry"):
+            measured += registry.figures(runner, arguments.rounds, arguments.jobs)
     print(markdown(measured))
 
 

@@ -50,6 +50,11 @@ TABLE = {
     "server.end.received": "The server has heard of the end.",
     "server.end.recorded": "The end is in the registry.",
     "server.end.told": "Those who wait for the job and those who follow it have been told.",
+    # Removal
+    "server.remove.recorded": "The registry has forgotten jobs, and knows whose files have to go.",
+    "server.remove.files_removed": "The files of jobs that are removed are gone.",
+    "server.remove.finished": "Nothing is left of jobs that are removed.",
+    "server.remove.answering": "The client is about to hear that the job was removed.",
     # The start of a server
     "server.recovery.locked": "The server owns its directories.",
     "server.recovery.registry_opened": "The registry is open.",

@@ -1,9 +1,10 @@
-"""Caps on outputs: the newest bytes stay, the disk does not fill, and no reader gets a wrong byte."""
+"""Caps on outputs: the newest bytes stay, the disk does not fill, no reader gets a wrong byte."""
 
 import asyncio
 import signal
 import statistics
 import subprocess
+from pathlib import Path
 
 import grpc
 import pytest
@@ -55,22 +56,18 @@ def output_of(running, job_id, name="output"):
 
 def memory(pid):
     """Return the resident memory of a process in bytes (proc(5), VmRSS)."""
-    with open(f"/proc/{pid}/status", encoding="ascii") as status:
-        line = next(line for line in status if line.startswith("VmRSS"))
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    line = next(line for line in status if line.startswith("VmRSS"))
     return int(line.split()[1]) * 1024
 
 
 def processes_of(running):
     """Return the pids of the server, the shim and the trimmer."""
     shim = shim_pid(running.run_dir)
-    with open(f"/proc/{shim}/task/{shim}/children", encoding="ascii") as children:
-        pids = [int(pid) for pid in children.read().split()]
-    named = {}
-    for pid in pids:
-        with open(f"/proc/{pid}/cmdline", "rb") as command:
-            named[pid] = command.read()
-    (trimmer,) = [pid for pid, command in named.items() if b"shim" in command]
-    return running.process.pid, shim, trimmer
+    pids = Path(f"/proc/{shim}/task/{shim}/children").read_text(encoding="ascii").split()
+    # It was forked and has executed nothing, unlike the jobs.
+    (trimmer,) = [pid for pid in pids if b"shim" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return running.process.pid, shim, int(trimmer)
 
 
 @pytest.mark.timeout(300)

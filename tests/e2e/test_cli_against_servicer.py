@@ -20,7 +20,7 @@ import trustme
 
 import jobworker
 from jobworker.rpc.v1 import jobworker_pb2 as pb
-from jobworker.testing.servicer import RUNNING, Refusal, ScriptedService
+from jobworker.testing.servicer import RUNNING, STOPPED, Refusal, ScriptedService
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -236,6 +236,239 @@ async def test_stop_as_json_says_which(cli, service):
     assert json.loads(result.stdout) == {"job_id": job_id}
 
 
+async def test_stop_sends_the_signal(cli, service):
+    job = service.add(status=RUNNING)
+    assert await cli("stop", "--signal", "usr1", job.job.id) == Result(0, b"", "")
+    assert service.requests[-1] == pb.StopRequest(job_id=job.job.id, signal=signal.SIGUSR1)
+
+
+# signal
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sent"),
+    [
+        (["RTMIN+1"], {"signal": signal.SIGRTMIN + 1}),
+        (["--all", "sigusr1"], {"signal": signal.SIGUSR1, "all": True}),
+    ],
+)
+async def test_signal_is_silent_and_sends_the_number(cli, service, arguments, sent):
+    job_id = service.add(status=RUNNING).job.id
+    assert await cli("signal", *arguments, job_id) == Result(0, b"", "")
+    assert service.requests[-1] == pb.SignalRequest(job_id=job_id, **sent)
+
+
+async def test_signal_as_json_says_which(cli, service):
+    job_id = service.add(status=RUNNING).job.id
+    result = await cli("signal", "--format", "json", "HUP", job_id)
+    assert json.loads(result.stdout) == {"job_id": job_id}
+
+
+async def test_a_finished_job_cannot_be_signalled(cli, service):
+    job_id = service.add().job.id
+    result = await cli("signal", "HUP", job_id)
+    assert result == Result(
+        1, b"", f"jobworker-cli: cannot signal job {job_id}: job {job_id} has ended\n"
+    )
+
+
+# wait
+
+
+def exited(code: int) -> pb.StatusDetail:
+    return pb.StatusDetail(status=pb.STATUS_EXITED, exit_code=code, reason=pb.REASON_EXITED)
+
+
+async def test_wait_and_run_end_alike_and_say_why_a_job_was_stopped(cli, service):
+    job_id = (await cli("start", "--request-id", "r", "x")).stdout.decode().strip()
+    await service.jobs[job_id].write(b"out")
+    await service.jobs[job_id].end(STOPPED)
+    said = f"jobworker-cli: job {job_id}: stopped (SIGTERM)\n"
+    assert await cli("wait", job_id) == Result(143, b"143\n", said)
+    assert await cli("run", "--request-id", "r", "x") == Result(143, b"out", said)
+
+
+async def test_wait_returns_when_the_job_has_ended(cli, service):
+    job = service.add(status=RUNNING)
+    process = await cli.start("wait", "--timeout", "10m", job.job.id)
+    await until_asked(service, pb.WaitRequest)
+    assert service.requests[-1].timeout.ToSeconds() == 600
+    await job.end(exited(7))
+    assert await finish(process) == Result(7, b"7\n", "")
+
+
+async def test_wait_for_several_prints_each_in_order_and_ends_as_the_first_that_is_not_0(
+    cli, service
+):
+    jobs = [service.add(status=status) for status in (RUNNING, exited(5), exited(6))]
+    process = await cli.start("wait", *(job.job.id for job in jobs))
+    await until_asked(service, pb.WaitRequest, 3)
+    await jobs[0].end()
+    assert await finish(process) == Result(5, b"0\n5\n6\n", "")
+
+
+async def test_a_wait_whose_time_has_passed_is_124(cli, service):
+    job = service.add(status=RUNNING)
+    result = await cli("wait", "--timeout", "50ms", job.job.id)
+    assert (result.status, result.stdout) == (124, b"124\n")
+    assert result.stderr == f"jobworker-cli: job {job.job.id} has not ended after 50ms\n"
+    assert not job.finished
+
+
+async def test_a_wait_for_an_unknown_job_is_125_and_the_others_are_waited_for(cli, service):
+    job_id = service.add(status=exited(3)).job.id
+    result = await cli("wait", "nope", job_id)
+    assert (result.status, result.stdout) == (125, b"3\n")
+    assert "no job has the id nope" in result.stderr
+
+
+async def test_wait_as_json_is_an_object_a_line(cli, service):
+    job_ids = [service.add(status=exited(code)).job.id for code in (0, 4)]
+    result = await cli("wait", "--format", "json", *job_ids)
+    assert result.status == 4
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["job_id"] for line in lines] == job_ids
+    assert [line["status"]["exit_code"] for line in lines] == [0, 4]
+
+
+async def test_a_wait_goes_on_after_the_restart_of_the_server(cli, service, serve, listener):
+    job = service.add(status=RUNNING)
+    process = await cli.start("wait", job.job.id)
+    await until_asked(service, pb.WaitRequest)
+    await listener.stop()
+    await serve(service, port=listener.port)
+    await job.end(exited(3))
+    result = await finish(process)
+    assert (result.status, result.stdout) == (3, b"3\n")
+
+
+async def until_asked(service: ScriptedService, kind: type, times: int = 1) -> None:
+    async with asyncio.timeout(30):
+        while sum(isinstance(request, kind) for request in service.requests) < times:
+            await asyncio.sleep(0.01)
+
+
+async def started_job(service: ScriptedService) -> Any:
+    """Return the job that a run has started, once its output is followed."""
+    await asyncio.wait_for(service.wait_for_followers(1), 30)
+    (job,) = service.jobs.values()
+    return job
+
+
+# run
+
+
+async def test_run_writes_the_output_byte_for_byte_and_ends_as_the_job_does(cli, service):
+    process = await cli.start("run", "--name", "n", "sh", "-c", "exit 3", "--name")
+    job = await started_job(service)
+    assert service.requests[0].command == pb.Command(name="sh", args=["-c", "exit 3", "--name"])
+    assert service.requests[0].name == "n"
+    await job.write(OUTPUT)
+    await job.end(exited(3))
+    assert await finish(process) == Result(3, OUTPUT, "")
+
+
+async def test_run_sends_standard_input_and_shows_warnings(cli, service):
+    service.warnings = ["memory.high without memory.max"]
+    process = await cli.start("run", "--stdin", "sort", stdin=asyncio.subprocess.PIPE)
+    process.stdin.write(b"b\na\n")
+    process.stdin.close()
+    await (await started_job(service)).end()
+    result = await finish(process)
+    assert service.requests[0].stdin == b"b\na\n"
+    assert result == Result(0, b"", "jobworker-cli: warning: memory.high without memory.max\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [("CommandNotFound", 127), ("CommandNotExecutable", 126), ("UserNotFound", 125), ("", 125)],
+)
+async def test_run_ends_as_a_shell_does_with_what_cannot_be_started(cli, service, error, status):
+    service.refusals["Start"] = [
+        Refusal(grpc.StatusCode.FAILED_PRECONDITION, "it cannot be", error=error)
+    ]
+    result = await cli("run", "nope")
+    assert result == Result(status, b"", "jobworker-cli: cannot start nope: it cannot be\n")
+
+
+async def test_run_goes_on_after_the_restart_of_the_server(cli, service, serve, listener):
+    process = await cli.start("run", "x")
+    job = await started_job(service)
+    await job.write(b"one")
+    await process.stdout.readexactly(3)
+    await listener.stop()
+    await serve(service, port=listener.port)
+    await job.write(b"two")
+    await job.end(exited(9))
+    assert await finish(process) == Result(9, b"two", "")
+
+
+async def test_run_whose_output_breaks_for_good_is_125_and_says_where(cli, service):
+    process = await cli.start("run", "x")
+    job = await started_job(service)
+    service.rewrite = lambda message: pb.OutputResponse(
+        output=message.output, offset=message.offset + 7
+    )
+    await job.write(b"one")
+    result = await finish(process)
+    assert (result.status, result.stdout) == (125, b"")
+    assert "cut off at byte 0" in result.stderr
+    assert f"jobworker-cli output --tail --offset 0 {job.job.id}" in result.stderr
+    assert f"jobworker-cli stop {job.job.id}" in result.stderr
+    await job.end()
+
+
+async def test_ctrl_c_detaches_run_and_says_how_to_go_on(cli, service):
+    process = await cli.start("run", "x")
+    job = await started_job(service)
+    await job.write(b"one")
+    await process.stdout.readexactly(3)
+    await waits_in(process.pid, "epoll|ep_poll")
+    process.send_signal(signal.SIGINT)
+    result = await finish(process)
+    assert result.status == 130
+    for rest in ("stop", "output --tail --offset 3", "wait"):
+        assert f"jobworker-cli {rest} {job.job.id}\n" in result.stderr
+    assert not job.finished
+
+
+async def test_a_run_whose_reader_is_gone_says_that_the_job_goes_on(cli, service):
+    process = await cli.start("run", "x")
+    job = await started_job(service)
+    process.stdout._transport.close()
+    await job.write(OUTPUT)
+    await asyncio.wait_for(process.wait(), 30)
+    assert process.returncode == 141
+    assert f"jobworker-cli stop {job.job.id}".encode() in await process.stderr.read()
+    assert not job.finished
+
+
+async def test_a_run_whose_output_cannot_be_written_is_125(cli, service, full):
+    process = await cli.start("run", "x", stdout=full)
+    job = await started_job(service)
+    await job.write(b"one")
+    result = await finish(process)
+    assert result.status == 125
+    assert "ENOSPC" in result.stderr
+    assert f"jobworker-cli output --tail --offset 0 {job.job.id}" in result.stderr
+
+
+async def test_run_as_json_begins_with_the_start(cli, service):
+    process = await cli.start("run", "--format", "json", "x")
+    job = await started_job(service)
+    await job.write(b"\xff\x00")
+    await job.end(exited(2))
+    result = await finish(process)
+    first, *rest = [json.loads(line) for line in result.stdout.splitlines()]
+    assert first["job_id"] == job.job.id
+    assert base64.b64decode(rest[0]["output"]) == b"\xff\x00"
+    assert rest[-1]["end"]["status"]["exit_code"] == 2
+    assert result.status == 2
+
+
+# status and what changes a job
+
+
 async def test_status_is_for_people_or_json(cli, service):
     job_id = service.add(b"abc").job.id
     text = await cli("status", job_id)
@@ -287,6 +520,45 @@ async def test_pause_and_resume_as_json_say_which(cli, service, command):
     job_id = service.add(status=RUNNING).job.id
     result = await cli(command, "--format", "json", job_id)
     assert json.loads(result.stdout) == {"job_id": job_id}
+
+
+async def test_remove_says_which_and_goes_on_after_a_failure(cli, service):
+    first, alive, second = service.add(), service.add(status=RUNNING), service.add()
+    lost = Refusal(grpc.StatusCode.UNAVAILABLE, "Socket closed while it was read")
+    service.refusals["Remove"] = [lost]
+    ids = [job.job.id for job in (first, alive, second, second)]
+    result = await cli("remove", *ids)
+    assert (result.status, result.stdout.decode()) == (1, f"{second.job.id}\n")
+    said = result.stderr.splitlines()
+    assert said[0].startswith(f"jobworker-cli: cannot remove job {first.job.id}: the connection")
+    assert said[1] == (
+        f"It may be removed all the same: jobworker-cli status {first.job.id} says whether it is."
+    )
+    (last,) = said[2:]
+    assert last == (
+        f"jobworker-cli: cannot remove job {alive.job.id}: it is running; stop it first: "
+        f"jobworker-cli stop {alive.job.id}"
+    )
+    assert set(service.jobs) == {first.job.id, alive.job.id}
+
+
+async def test_remove_by_force_kills_first(cli, service):
+    jobs = [service.add(status=RUNNING), service.add()]
+    result = await cli("remove", "-f", "--format", "json", *(job.job.id for job in jobs))
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [
+        {"job_id": job.job.id} for job in jobs
+    ]
+    assert (result.status, result.stderr, service.jobs) == (0, "", {})
+    assert service.requests[0].HasField("grace")
+    assert service.requests[0].grace.ToNanoseconds() == 0
+
+
+async def test_remove_does_not_try_every_job_on_a_server_that_is_not_there(cli):
+    cli.url = "localhost:1"
+    result = await cli("remove", "x", "y")
+    assert (result.status, result.stdout) == (1, b"")
+    assert result.stderr.startswith("jobworker-cli: cannot remove job x, y: cannot reach")
+    assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -363,7 +635,9 @@ async def test_followed_stats_as_json_are_an_object_a_line(cli, service):
     assert json.loads(line)["status"]["status"] == "STATUS_EXITED"
 
 
-@pytest.mark.parametrize("command", ["stop", "status", "output", "pause", "resume", "stats"])
+@pytest.mark.parametrize(
+    "command", ["stop", "status", "output", "pause", "resume", "stats", "remove"]
+)
 async def test_an_unknown_job_is_a_sentence_and_status_1(cli, command):
     result = await cli(command, "x")
     assert result.status == 1
@@ -657,3 +931,97 @@ async def test_a_server_without_tls(cli, serve, service):
 def combined(path: Path, *certificates: Path) -> Path:
     path.write_bytes(b"".join(certificate.read_bytes() for certificate in certificates))
     return path
+
+
+# list
+
+
+def add_jobs(service, count, **fields):
+    jobs = [service.add(**fields).job for _ in range(count)]
+    for number, job in enumerate(jobs):
+        job.name = f"job{number}"
+        job.created_at.FromSeconds(1_700_000_000 + number)
+    return jobs
+
+
+async def test_list_shows_jobs_newest_first_under_names(cli, service):
+    first, second = add_jobs(service, 2)
+    result = await cli("list")
+    lines = result.stdout.decode().splitlines()
+    assert [line.split()[0] for line in lines] == ["JOB", second.id, first.id]
+    assert "exited (0)" in lines[1]
+    assert (result.status, result.stderr) == (0, "")
+
+
+async def test_list_follows_pages_by_itself_and_says_if_there_are_more(cli, service):
+    jobs = add_jobs(service, 8)
+    service.page = 3
+    everything = await cli("list", "-q", "--all")
+    assert everything.stdout.decode().split() == [job.id for job in reversed(jobs)]
+    assert everything.stderr == ""
+    some = await cli("list", "-q", "--limit", "5")
+    assert some.stdout.decode().split() == [job.id for job in reversed(jobs[3:])]
+    assert "more than 5" in some.stderr
+    assert "--all" in some.stderr
+    exact = await cli("list", "-q", "--limit", "8")
+    assert len(exact.stdout.split()) == 8
+    assert exact.stderr == ""
+
+
+async def test_list_as_json_is_an_object_a_line(cli, service):
+    jobs = add_jobs(service, 2)
+    result = await cli("list", "--format", "json")
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [job["id"] for job in found] == [job.id for job in reversed(jobs)]
+    assert found[0]["status"]["status"] == "STATUS_EXITED"
+
+
+async def test_list_sends_what_is_asked_for(cli, service):
+    words = "--status running --status lost --owner o --name n --label a=1 --label b=2=3"
+    times = ("--since", "2026-01-31T08:00:00Z", "--until", "2026-02-01T08:00:00+01:00")
+    await cli("list", *words.split(), *times)
+    (request,) = service.requests
+    assert [*request.statuses] == [pb.STATUS_RUNNING, pb.STATUS_LOST]
+    assert (request.owner, request.name) == ("o", "n")
+    assert dict(request.labels) == {"a": "1", "b": "2=3"}
+    assert request.created_after.ToJsonString() == "2026-01-31T08:00:00Z"
+    assert request.created_before.ToJsonString() == "2026-02-01T07:00:00Z"
+
+
+async def test_list_asks_for_all_that_have_ended_with_one_word(cli, service):
+    await cli("list", "--status", "finished")
+    (request,) = service.requests
+    assert [*request.statuses] == [pb.STATUS_STOPPED, pb.STATUS_EXITED, pb.STATUS_LOST]
+
+
+async def test_list_of_no_jobs_has_the_names_of_the_columns_alone(cli, service):
+    assert (await cli("list")).stdout.split()[0] == b"JOB"
+    assert (await cli("list", "-q")).stdout == b""
+    assert (await cli("list", "--format", "json")).stdout == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--status", "sleeping"], "running"),
+        (["--since", "yesterday"], "2h"),
+        (["--label", "k"], "KEY=VALUE"),
+        (["--label", "k=1", "--label", "k=2"], "no job has both"),
+        (["--limit", "0"], "nothing"),
+        (["--limit", "1", "--all"], "exclude"),
+    ],
+)
+async def test_list_refuses_what_cannot_be_meant(cli, service, arguments, said):
+    result = await cli("list", *arguments)
+    assert result.status == 2
+    assert said in result.stderr
+    assert service.requests == []
+
+
+async def test_list_says_what_the_server_says_in_the_words_of_the_command_line(cli, service):
+    service.refusals["List"] = [
+        Refusal(grpc.StatusCode.INVALID_ARGUMENT, "created_after: is too early")
+    ]
+    result = await cli("list", "--since", "2h")
+    assert result.status == 1
+    assert "cannot list jobs: --since: is too early" in result.stderr

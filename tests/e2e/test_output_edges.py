@@ -84,11 +84,12 @@ async def test_what_grandchildren_write_after_the_main_process_until_they_are_ki
     server, tmp_path
 ):
     """They hold standard output open, in a session of their own, and end by the job's end alone."""
-    ready = tmp_path / "ready"
-    os.mkfifo(ready)
+    for number in "123":
+        os.mkfifo(tmp_path / f"ready{number}")
+    loop = f"echo here > {tmp_path}/ready$0; while :; do echo $0; done"
     script = (
-        f"for n in 1 2 3; do setsid sh -c 'echo here > {ready}; while :; do echo \"$0\"; done' $n &"
-        f" done; for n in 1 2 3; do read _ < {ready}; done; echo main"
+        f"for n in 1 2 3; do setsid sh -c '{loop}' $n & done; "
+        f"for n in 1 2 3; do read _ < {tmp_path}/ready$n; done; echo main"
     )
     running = server()
     async with running.client() as client:
@@ -127,7 +128,7 @@ async def test_every_power_of_two_and_its_neighbours_arrive_to_the_byte(server):
 
 
 async def test_bytes_that_are_no_utf8_arrive_as_they_are(server):
-    """Cut sequences, overlong ones, surrogates, NUL, and every byte there is; through the CLI too."""
+    """Cut sequences, overlong ones, surrogates, NUL, every byte there is; through the CLI too."""
     odd = (
         b"\xff\xfe\x00\xc0\xaf\xed\xa0\x80\xf4\x90\x80\x80\xe2\x82"
         + bytes(range(256))

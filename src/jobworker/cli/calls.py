@@ -66,10 +66,7 @@ def call(
     except grpc.RpcError as error:
         if not never_connected(error):  # Else the error says what a warning suspects.
             warnings.show()
-        text = _cannot(doing, explain(error, connection))
-        if in_doubt and _answer_was_lost(error):
-            text += f"\n{in_doubt[0].upper()}{in_doubt[1:]}."
-        raise Failure(text, error_name(error)) from error
+        raise failure(session, doing, error, in_doubt) from error
     except KeyboardInterrupt:
         warnings.show()
         if in_doubt:
@@ -89,6 +86,14 @@ def call(
         raise Failure(text) from error
     warnings.show()
     return result
+
+
+def failure(session: Session, doing: str, error: grpc.RpcError, in_doubt: str = "") -> Failure:
+    """Return what `call` raises for the failure of a call."""
+    text = _cannot(doing, explain(error, connection_of(session)))
+    if in_doubt and _answer_was_lost(error):
+        text += f"\n{in_doubt[0].upper()}{in_doubt[1:]}."
+    return Failure(text, error_name(error))
 
 
 def _cannot(doing: str, reason: str) -> str:

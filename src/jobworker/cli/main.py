@@ -29,25 +29,28 @@ COMMANDS: Final[Mapping[str, str]] = {
     "signal": "Send a signal to a job",
     "wait": "Wait until jobs have ended",
     "status": "Fetch a job's status",
+    "list": "List jobs",
     "output": "Fetch a job's output",
     "stats": "Watch what a job uses",
     "update": "Change a running job's limits",
     "pause": "Pause a job",
     "resume": "Let a paused job go on",
+    "remove": "Remove finished jobs and their output",
     "completion": "Completion for your shell",
 }
 """Name → short help. The module of the same name has the command; it is loaded when it is used."""
 
 ELSEWHERE: Final[Mapping[str, str]] = {
     "create": "did you mean start?",
+    "delete": "did you mean remove?",
     "exec": "did you mean run? What it starts is a job of its own",
     "kill": "did you mean signal, or stop? stop --grace 0 kills all of a job at once",
     "logs": "did you mean output? output --tail follows",
-    "rm": "removing jobs is not there yet; stop ends one",
+    "rm": "did you mean remove?",
     "tail": "did you mean output --tail?",
     "top": "did you mean stats --follow?",
     "unpause": "did you mean resume?",
-    **dict.fromkeys(("jobs", "list", "ls", "ps"), "listing jobs is not there yet"),
+    **dict.fromkeys(("jobs", "ls", "ps"), "did you mean list?"),
 }
 """What people call things in other programs → what to say."""
 

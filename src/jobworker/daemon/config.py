@@ -23,7 +23,11 @@ _PATHS: Final = (
     "cert", "key", "ca", "log-dir", "state-dir", "run-dir", "cgroup-root", "audit-log"
 )  # fmt: skip
 _NO_PATH: Final = ("cgroup-root", str(OWN))
-SETTINGS: Final = ("listen", *_PATHS, "output-max", "users")
+_QUANTITIES: Final = (
+    "keep-for", "keep-jobs", "keep-bytes", "max-running-jobs", "max-running-jobs-per-user",
+    "output-max",
+)  # fmt: skip
+SETTINGS: Final = ("listen", *_PATHS, *_QUANTITIES, "users")
 """What a configuration file may say; but for `users` a key is a flag of ``serve``."""
 
 
@@ -32,7 +36,7 @@ class ConfigFile:
     """What a configuration file says."""
 
     path: Path
-    settings: Mapping[str, str]
+    settings: Mapping[str, str | int]
     users: Mapping[str, Sequence[str]] | None = None
 
     def defaults(self) -> dict[str, str]:
@@ -42,9 +46,9 @@ class ConfigFile:
         """
         directory = self.path.absolute().parent
         return {
-            key.replace("-", "_"): value
+            key.replace("-", "_"): str(value)
             if key not in _PATHS or (key, value) == _NO_PATH
-            else str(directory / value)
+            else str(directory / str(value))
             for key, value in self.settings.items()
         }
 
@@ -94,6 +98,8 @@ def _check(content: Mapping[str, Any]) -> None:
             raise ValueError(f"there is no setting {key!r}; {known}")
         if key == "users":
             _check_users(value)
+        elif key in _QUANTITIES and type(value) is int:
+            continue  # As what is written bare on a command line.
         elif not isinstance(value, str) or not value:
             raise ValueError(f"{key} must be a string that is not empty")
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 import jobworker
-from jobworker import program, units
+from jobworker import program
 from jobworker.cgroups.delegation import OWN
 from jobworker.command import Group, Option
-from jobworker.daemon import config
+from jobworker.daemon import bounds, config
 from jobworker.daemon.listen import parse_listen
 from jobworker.errors import JobWorkerError
 from jobworker.job.service import (
@@ -25,7 +25,6 @@ from jobworker.job.service import (
     DEFAULT_RUN_DIR,
     DEFAULT_STATE_DIR,
 )
-from jobworker.job.spec import MIN_OUTPUT_MAX, effective_cap
 from jobworker.rpc.defaults import DEFAULT_ADDRESS
 
 if TYPE_CHECKING:
@@ -42,23 +41,6 @@ class _Absolute(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         return Path(os.fsdecode(super().convert(value, param, ctx))).absolute()
-
-
-class _Size(click.ParamType["int | None"]):
-    """How many bytes of an output are kept; None for all."""
-
-    name = "size"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | None:
-        try:
-            size = units.parse_size(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        if size < MIN_OUTPUT_MAX:
-            self.fail(f"{value!r} is too little; give 64K or more, or max", param, ctx)
-        return effective_cap(size, None)
 
 
 class _CgroupRoot(_Absolute):
@@ -121,6 +103,14 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _bounds(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the flags that say how much is kept and may run."""
+    for flag, (kind, default, text) in reversed(bounds.FLAGS.items()):
+        metavar = kind.name.upper()
+        command = _option(flag, type=kind, default=default, metavar=metavar, help=text)(command)
+    return command
+
+
 def _option(flag: str, **attributes: Any) -> Callable[..., Any]:
     name = flag.removeprefix("--").replace("-", "_").upper()
     # JOBWORKER_CERT and its like are the client's; who has exported them must not serve with them.
@@ -150,12 +140,13 @@ def _read_config(context: click.Context, _option: click.Parameter, path: Path | 
 )
 @_option(
     "--output-max",
-    type=_Size(),
-    default_text="max",
+    type=bounds.CAP,
+    default="none",
     metavar="SIZE",
     help="How many bytes of a job's output are kept, the newest, unless the job asks for another "
-    "cap: 64K or more, or max for all.",
+    "cap: 64K or more.",
 )
+@_bounds
 @click.option(
     "--cleanup",
     is_flag=True,
@@ -163,7 +154,11 @@ def _read_config(context: click.Context, _option: click.Parameter, path: Path | 
 )
 @click.pass_context
 def serve(context: click.Context, /, listen: str, audit_log: Path | None, **given: Any) -> None:
-    """Serve until SIGTERM or Ctrl-C. Jobs go on running and are found again by the next start."""
+    """Serve until SIGTERM or Ctrl-C. Jobs go on running and are found again by the next start.
+
+    Finished jobs are removed, the one that ended first first, when they are older, more or larger
+    than what is kept. A job that would be one more than may run is refused.
+    """
     # gRPC's core writes of refused handshakes and taken ports to stderr; what matters, we say.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from jobworker.daemon.serve import Settings
@@ -172,7 +167,8 @@ def serve(context: click.Context, /, listen: str, audit_log: Path | None, **give
     host, port = parse_listen(listen)
     settings = Settings(
         host=host, port=port, policy=context.obj,
-        audit_log=audit_log or given["state_dir"] / "audit.log", **given,
+        audit_log=audit_log or given["state_dir"] / "audit.log",
+        retention=bounds.take_retention(given), running=bounds.take_running_limits(given), **given,
     )  # fmt: skip
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jobworker.auth.policy import Policy
+    from jobworker.job.places import RunningLimits
+    from jobworker.job.retention import Retention
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,8 @@ class Settings:
     output_max: int | None
     cleanup: bool
     policy: Policy
+    retention: Retention
+    running: RunningLimits
 
 
 async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
@@ -87,6 +91,8 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
             run_dir=settings.run_dir,
             cgroup_root=root.path,
             output_max_bytes=settings.output_max,
+            retention=settings.retention,
+            running=settings.running,
             on_change=lambda change: _audit_change(audit, change),
         )
         if settings.cleanup:
@@ -127,6 +133,9 @@ def _stop_signals() -> asyncio.Event:
 def _audit_change(audit: Audit, change: job.Change) -> None:
     record = change.job.record
     fields: dict[str, Any] = {"user": change.user or record.owner, "command": record.spec.command}
+    if change.event == "removed":
+        fields["user"] = change.user
+        fields["why"] = "" if change.user else "retention"
     if change.event == "limits updated":
         fields["limits"] = asdict(record.limits, dict_factory=_without_absent)
     if change.signal:

@@ -1,18 +1,27 @@
 """Jobs: starting, stopping and asking about commands, without knowing of gRPC."""
 
+from jobworker.job.catalog import Entry, Page
 from jobworker.job.job import Job
+from jobworker.job.listing import JobFilter
+from jobworker.job.places import RunningLimits
 from jobworker.job.record import JobRecord
+from jobworker.job.retention import Retention
 from jobworker.job.service import Change, Service
 from jobworker.job.spec import JobSpec, StopPolicy
 from jobworker.job.state import JobStatus, Reason, State
 
 __all__ = [
     "Change",
+    "Entry",
     "Job",
+    "JobFilter",
     "JobRecord",
     "JobSpec",
     "JobStatus",
+    "Page",
     "Reason",
+    "Retention",
+    "RunningLimits",
     "Service",
     "State",
     "StopPolicy",

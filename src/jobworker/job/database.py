@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import sqlite3
-from contextlib import contextmanager, suppress
+import time
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from jobworker.errors import (
@@ -14,11 +17,15 @@ from jobworker.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from jobworker.job import rows, schema
+from jobworker.job import rows, schema, wal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+UNFINISHED: Final = "SELECT * FROM jobs WHERE output_size IS NULL"
 
 _OUT_OF_SPACE: Final = (
     sqlite3.SQLITE_FULL,
@@ -34,23 +41,54 @@ _PRIMARY: Final = 0xFF
 def open_file(path: Path, *, patience: float) -> sqlite3.Connection:
     """Open the registry's file, or create it (0600), and bring it to this program's version.
 
-    A file that is refused is left as it is. Raises ConfigError, saying what to do.
+    Before anything is written, its log, its header, its schema and the rows of unfinished jobs are
+    looked at. The other rows may be a million: damage there is found by the call that meets it. A
+    registry that is refused is left as it is, its log included. Raises ConfigError, saying what to
+    do.
     """
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
     except OSError as error:
-        raise ConfigError(f"cannot open the registry {path}: {error}") from error
-    connection = None
+        raise ConfigError(_unreachable(path, error)) from error
     try:
-        connection = connect(path, patience=patience)
-        _prepare(connection, path)
-    except sqlite3.Error as error:
-        _close(connection)
+        _check_log(path.with_name(f"{path.name}-wal"), path)
+        with closing(connect(path, patience=patience, read_only=True)) as guard:
+            # While a connection that cannot write is open, the end of another writes nothing.
+            version = _check(guard, path)
+            connection = connect(path, patience=patience)
+            try:
+                _prepare(connection, version)
+            except BaseException:
+                connection.close()
+                raise
+    except (sqlite3.Error, *rows.MALFORMED) as error:
         raise ConfigError(unusable(path, error)) from error
-    except BaseException:
-        _close(connection)
-        raise
+    # Nothing of an earlier server stays in the log; the next one can tell damage from old frames.
+    with suppress(sqlite3.Error):
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     return connection
+
+
+def _check_log(log: Path, path: Path) -> None:
+    """Refuse a damaged log; where the host was restarted, some of it may never have arrived."""
+    try:
+        data = log.read_bytes()
+        written = log.stat().st_mtime
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(_unreachable(log, error)) from error
+    place = wal.damage(data)
+    if place is None:
+        return
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    if written < booted:
+        logger.warning("the log %s ends at byte %d: the host was restarted meanwhile", log, place)
+        return
+    raise ConfigError(
+        f"cannot use the registry {path}: its log {log} is damaged at byte {place}; put a backup "
+        f"of both in their place, or go on without what came after it: truncate -s {place} {log}"
+    )
 
 
 def connect(path: Path, *, patience: float, read_only: bool = False) -> sqlite3.Connection:
@@ -61,27 +99,17 @@ def connect(path: Path, *, patience: float, read_only: bool = False) -> sqlite3.
         uri=True,
         isolation_level=None,
         timeout=patience,
+        check_same_thread=not read_only,  # The reader's thread is gone when it is closed.
     )
     connection.row_factory = sqlite3.Row
     return connection
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    # Looked at before anything is changed, the journal mode included.
-    version = _check(connection, path)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    if version < schema.VERSION:
-        with transaction(connection):
-            for statement in schema.migration(version):
-                connection.execute(statement)
-
-
 def _check(connection: sqlite3.Connection, path: Path) -> int:
     """Return the schema's version, 0 of an empty file; raise ConfigError for a foreign one."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    ((version,),) = connection.execute("PRAGMA user_version").fetchall()
+    ((application,),) = connection.execute("PRAGMA application_id").fetchall()
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema").fetchall()}
     ours = {0: not tables, 1: "jobs" in tables}.get(version, application == schema.APPLICATION_ID)
     if not ours or application not in (0, schema.APPLICATION_ID):
         raise ConfigError(unusable(path, "it is a database of another program"))
@@ -90,7 +118,19 @@ def _check(connection: sqlite3.Connection, path: Path) -> int:
             f"cannot use the registry {path}: it has schema version {version}, this jobworker "
             f"knows {schema.VERSION}; run the version that wrote it, or a newer one"
         )
+    if version:
+        for row in connection.execute(UNFINISHED).fetchall():
+            rows.record(row)
     return int(version)
+
+
+def _prepare(connection: sqlite3.Connection, version: int) -> None:
+    connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    connection.execute("PRAGMA synchronous = NORMAL")
+    if version < schema.VERSION:
+        with transaction(connection):
+            for statement in schema.migration(version):
+                connection.execute(statement)
 
 
 @contextmanager
@@ -124,10 +164,9 @@ def translated(doing: str, path: Path) -> Iterator[None]:
 
 
 def _translate(problem: str, error: sqlite3.Error) -> JobWorkerError:
-    code = getattr(error, "sqlite_errorcode", None) or sqlite3.SQLITE_ERROR
-    if code in _OUT_OF_SPACE:
+    if _code(error) in _OUT_OF_SPACE:
         return ResourceExhausted(f"{problem}; free some space there")
-    match code & _PRIMARY:
+    match _primary(error):
         case sqlite3.SQLITE_NOMEM:
             return ResourceExhausted(f"{problem}; the server has no memory left")
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
@@ -144,12 +183,29 @@ def _damaged(problem: str) -> str:
 
 def unusable(path: Path, problem: object) -> str:
     """Say why the registry cannot be used, and what to do."""
+    if _primary(problem) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return f"cannot use the registry {path}: {problem}; end the process that has locked it"
+    if _primary(problem) == sqlite3.SQLITE_FULL or _code(problem) in _OUT_OF_SPACE:
+        return f"cannot use the registry {path}: {problem}; free some space there"
     return (
         f"cannot use the registry {path}: {problem}; move it away to begin with an empty one "
         "(running jobs would be forgotten), or put a backup in its place"
     )
 
 
-def _close(connection: sqlite3.Connection | None) -> None:
-    if connection is not None:
-        connection.close()
+def _unreachable(path: Path, error: OSError) -> str:
+    remedy = {
+        errno.EISDIR: "move the directory away",
+        errno.ELOOP: "it is a symbolic link: put the file itself there",
+        errno.EROFS: "mount the file system so that it can be written",
+        errno.ENOSPC: "free some space there",
+    }.get(error.errno or 0, "see who may read and write it")
+    return f"cannot open the registry {path}: {error.strerror}; {remedy}"
+
+
+def _code(error: object) -> int:
+    return getattr(error, "sqlite_errorcode", None) or sqlite3.SQLITE_ERROR
+
+
+def _primary(error: object) -> int:
+    return _code(error) & _PRIMARY

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from jobworker import output
+from jobworker import output, steps
 from jobworker.errors import FailedPrecondition, JobNotFound, JobWorkerError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jobworker.job.ended import EndedJobs
     from jobworker.job.job import Job
 
-BATCH: Final = 32
+BATCH: Final = 16
 """How many jobs go at a time: the event loop is held up for some milliseconds by that many."""
 
 Problems = dict[str, Exception]
@@ -91,6 +91,7 @@ class Removal:
 
     def _forget(self, jobs: Sequence[Job], user: str) -> list[str]:
         found = self._ended.begin_removing(job.id for job in jobs)
+        steps.reached("server.remove.recorded")
         for job in jobs:
             if job.id in found:
                 self._on_removed(job, user)
@@ -102,7 +103,9 @@ class Removal:
         self._under_way.update(job_ids)
         try:
             problems = await self._each(output.remove, job_ids)
+            steps.reached("server.remove.files_removed")
             self._ended.removed(job_id for job_id in job_ids if job_id not in problems)
+            steps.reached("server.remove.finished")
         finally:
             self._under_way.difference_update(job_ids)
         return problems

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from jobworker import output
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SETTLING: Final = 1.0
-"""Seconds after an end in which further ends are waited for."""
+"""Seconds from one look to the next at least, however many jobs end meanwhile."""
 LONGEST_SLEEP: Final = 600.0
 """Seconds: the clock that says how old a job is may be set meanwhile."""
 _BREATH: Final = 0.005
@@ -80,14 +81,14 @@ class Retainer:
     async def run(self) -> None:
         """Go on until cancelled."""
         while True:
-            pause = await self._look()
             self._woken.clear()
-            try:
+            pause = await self._look()
+            settled = time.monotonic() + self._settling
+            with suppress(TimeoutError):
                 async with asyncio.timeout(min(max(pause, _BREATH), LONGEST_SLEEP)):
                     await self._woken.wait()
-            except TimeoutError:
-                continue
-            await asyncio.sleep(self._settling)
+            if self._woken.is_set():
+                await asyncio.sleep(settled - time.monotonic())
 
     async def _look(self) -> float:
         """Do what is due; return the seconds until there is something to do again."""

@@ -79,7 +79,8 @@ def choose(
 ) -> Choice:
     """Return which jobs of `batch`, the one that ended first first, have to go.
 
-    Those that are `held` stay, although they count, and later ones go in their place.
+    Those that are `held` stay, and no later one goes in their place: a bound may be exceeded by
+    them, but a reader that stands still costs nobody else's job.
     """
     remove: list[str] = []
     staying: set[str] = set()
@@ -93,8 +94,8 @@ def choose(
             return Choice(tuple(remove), frozenset(staying), more=False, due=due)
         if job.id in held:
             staying.add(job.id)
-            continue
-        remove.append(job.id)
+        else:
+            remove.append(job.id)
         jobs -= 1
         size -= job.disk_bytes
     return Choice(tuple(remove), frozenset(staying), more=True)

@@ -119,11 +119,16 @@ def record(row: sqlite3.Row) -> JobRecord:
         process=process,
         started_at=row["started_at"],
         ended_at=row["ended_at"],
-        output_max_bytes=row["output_max_bytes"],
+        output_max_bytes=_later(row, "output_max_bytes"),
         output_size=row["output_size"],
-        stderr_size=row["stderr_size"],
+        stderr_size=_later(row, "stderr_size"),
         usage=msgspec.json.decode(row["usage"], type=dict[str, int]),
     )
+
+
+def _later(row: sqlite3.Row, column: str) -> Any:
+    """Return the value of a column that rows of the first version do not have."""
+    return row[column] if column in row.keys() else None  # noqa: SIM118 - `in` looks at values
 
 
 def _json(value: Any) -> str:

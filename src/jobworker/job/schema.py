@@ -41,10 +41,47 @@ CREATE TABLE jobs (
 ) STRICT, WITHOUT ROWID
 """
 
+# Jobs in the order in which they were accepted, with ids and indexes beside them: the pages of a
+# listing are neighbours in the file, and adding a job appends.
+_JOBS_IN_ORDER: Final = """
+CREATE TABLE jobs_in_order (
+    number      INTEGER PRIMARY KEY,
+    id          TEXT NOT NULL UNIQUE,
+    owner       TEXT NOT NULL,
+    request_id  TEXT,
+    stdin_digest TEXT NOT NULL,
+    name        TEXT NOT NULL,
+    spec        TEXT NOT NULL,
+    limits      TEXT NOT NULL,
+    warnings    TEXT NOT NULL,
+    state       TEXT NOT NULL,
+    exit_code   INTEGER,
+    signal      INTEGER,
+    reason      TEXT,
+    message     TEXT NOT NULL,
+    boot_id     TEXT,
+    pid         INTEGER,
+    start_time  INTEGER,
+    created_at  REAL NOT NULL,
+    started_at  REAL,
+    ended_at    REAL,
+    output_max_bytes INTEGER,
+    output_size INTEGER,
+    stderr_size INTEGER,
+    usage       TEXT NOT NULL
+) STRICT
+"""
+_KEPT: Final = (
+    "id, owner, request_id, stdin_digest, spec, limits, warnings, state, exit_code, signal, reason,"
+    " message, boot_id, pid, start_time, created_at, started_at, ended_at, output_size, usage"
+)
+_REQUESTS: Final = """
+CREATE UNIQUE INDEX jobs_by_request ON jobs (owner, request_id) WHERE request_id IS NOT NULL
+"""
+_UNFINISHED: Final = "CREATE INDEX jobs_unfinished ON jobs (state) WHERE output_size IS NULL"
+
 # An index for each filter of a listing, in the listing's order: a page is a range of one of them.
 _LISTING: Final = (
-    "ALTER TABLE jobs ADD COLUMN name TEXT NOT NULL DEFAULT ''",
-    "UPDATE jobs SET name = coalesce(json_extract(spec, '$.name'), '')",
     "CREATE INDEX jobs_by_time ON jobs (created_at DESC, id)",
     "CREATE INDEX jobs_by_owner ON jobs (owner, created_at DESC, id)",
     "CREATE INDEX jobs_by_state ON jobs (state, created_at DESC, id)",
@@ -54,28 +91,28 @@ _LISTING: Final = (
         key         TEXT NOT NULL,
         value       TEXT NOT NULL,
         created_at  REAL NOT NULL,
-        job_id      TEXT NOT NULL,
-        PRIMARY KEY (key, value, created_at DESC, job_id)
+        id          TEXT NOT NULL,
+        number      INTEGER NOT NULL,
+        PRIMARY KEY (key, value, created_at DESC, id)
     ) STRICT, WITHOUT ROWID
     """,
-    """
-    INSERT INTO labels (key, value, created_at, job_id)
-    SELECT label.key, label.value, jobs.created_at, jobs.id
-    FROM jobs, json_each(jobs.spec, '$.labels') AS label
-    """,
 )
+_ADD_LABELS: Final = """
+INSERT INTO labels (key, value, created_at, id, number)
+SELECT label.key, label.value, {job}.created_at, {job}.id, {job}.number
+FROM {source}json_each({job}.spec, '$.labels') AS label
+"""
 # Whoever adds or deletes a job cannot forget its labels.
 _LABELS: Final = (
-    """
+    _ADD_LABELS.format(job="jobs", source="jobs, "),
+    f"""
     CREATE TRIGGER jobs_add_labels AFTER INSERT ON jobs BEGIN
-        INSERT INTO labels (key, value, created_at, job_id)
-        SELECT label.key, label.value, NEW.created_at, NEW.id
-        FROM json_each(NEW.spec, '$.labels') AS label;
+        {_ADD_LABELS.format(job="NEW", source="")};
     END
     """,
     """
     CREATE TRIGGER jobs_delete_labels AFTER DELETE ON jobs BEGIN
-        DELETE FROM labels WHERE (key, value, created_at, job_id) IN (
+        DELETE FROM labels WHERE (key, value, created_at, id) IN (
             SELECT label.key, label.value, OLD.created_at, OLD.id
             FROM json_each(OLD.spec, '$.labels') AS label
         );
@@ -122,17 +159,18 @@ _RETENTION: Final = (
 )
 
 MIGRATIONS: Final[Mapping[int, tuple[str, ...]]] = {
-    1: (
-        _JOBS,
-        """
-        CREATE UNIQUE INDEX jobs_by_request ON jobs (owner, request_id)
-        WHERE request_id IS NOT NULL
-        """,
-        "CREATE INDEX jobs_unfinished ON jobs (state) WHERE output_size IS NULL",
-    ),
+    1: (_JOBS, _REQUESTS, _UNFINISHED),
     2: (
-        "ALTER TABLE jobs ADD COLUMN output_max_bytes INTEGER",
-        "ALTER TABLE jobs ADD COLUMN stderr_size INTEGER",
+        _JOBS_IN_ORDER,
+        f"""
+        INSERT INTO jobs_in_order (name, {_KEPT})
+        SELECT coalesce(json_extract(spec, '$.name'), ''), {_KEPT}
+        FROM jobs ORDER BY created_at, id
+        """,  # noqa: S608 - no input in it
+        "DROP TABLE jobs",
+        "ALTER TABLE jobs_in_order RENAME TO jobs",
+        _REQUESTS,
+        _UNFINISHED,
         *_LISTING,
         *_LABELS,
         *_RETENTION,

@@ -27,16 +27,19 @@ from jobworker.errors import (
 from jobworker.exhaustion import exhausted
 from jobworker.ids import parse_job_id
 from jobworker.job import freezer, launch
+from jobworker.job.catalog import Catalog, Page
 from jobworker.job.changes import Changes
 from jobworker.job.control import Control
 from jobworker.job.custody import Custody
 from jobworker.job.ended import EndedJobs
 from jobworker.job.job import Job
+from jobworker.job.listing import JobFilter
 from jobworker.job.lock import DirectoryLock
 from jobworker.job.places import Places, RunningLimits
 from jobworker.job.processes import wait_empty
 from jobworker.job.readers import Readers
 from jobworker.job.record import JobRecord
+from jobworker.job.registry_reader import RegistryReader
 from jobworker.job.removal import Removal, refuse_running
 from jobworker.job.retainer import Retainer
 from jobworker.job.retention import KEEP_ALL, Retention
@@ -159,6 +162,9 @@ class Service:
             output.prepare(self._log_dir)
             self._store = Store.open(self._state_dir / "jobs.db")
             stack.callback(self._store.close)
+            reader = RegistryReader(self._store.path)
+            stack.callback(reader.close)
+            self._catalog = Catalog(reader, fetch=self._find, unrecorded=self._unrecorded.values)
             steps.reached("server.recovery.registry_opened")
             self._prepare_removal()
             self.cgroups.setup()
@@ -517,16 +523,31 @@ class Service:
     async def fetch_job(self, job_id: str) -> Job:
         """Return a job. Raises InvalidArgument (a malformed id) or JobNotFound."""
         job_id = parse_job_id(job_id)
-        if (live := self._custody.get(job_id) or self._unrecorded.get(job_id)) is not None:
-            return live
-        job = None if job_id in self._leftovers else self._fetch_recorded(job_id)
+        job = self._find(job_id)
         if job is None:
             raise JobNotFound(job_id)
         return job
 
+    def _find(self, job_id: str) -> Job | None:
+        if (live := self._custody.get(job_id) or self._unrecorded.get(job_id)) is not None:
+            return live
+        return None if job_id in self._leftovers else self._fetch_recorded(job_id)
+
     def _fetch_recorded(self, job_id: str) -> Job | None:
         record = self._store.get(job_id)
         return None if record is None else self._job(record)
+
+    async def list_jobs(
+        self, asked: JobFilter | None = None, *, page_size: int = 0, page_token: str = ""
+    ) -> Page:
+        """Return a page of the jobs that match, newest first.
+
+        It has at most `page_size` jobs (0: 100, at most 1000), and fewer if they are large or far
+        between; only where `next_page_token` is empty there are no more. That token is for the
+        next page of the same filters. Raises InvalidArgument, ResourceExhausted, Unavailable or
+        RegistryDamaged.
+        """
+        return await self._catalog.page(asked or JobFilter(), page_size, page_token)
 
     def _job(self, record: JobRecord) -> Job:
         return Job(

@@ -15,7 +15,7 @@ from jobworker.errors import ConfigError, RegistryDamaged, RequestConflict
 from jobworker.job import database, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from jobworker.job.record import JobRecord
@@ -86,7 +86,7 @@ class Store:
         """
         try:
             with database.translated("read", self.path):
-                found = self.read("SELECT * FROM jobs WHERE output_size IS NULL", {})
+                found = self.read(database.UNFINISHED, {})
                 return [rows.record(row) for row in found]
         except RegistryDamaged as error:
             raise ConfigError(database.unusable(self.path, error.__cause__)) from error
@@ -112,3 +112,8 @@ class Store:
         """
         with database.translated("write", self.path):
             return self._connection.execute(statement, values).rowcount
+
+    def write_many(self, statement: str, values: Iterable[dict[str, Any]]) -> None:
+        """Execute a statement for each of `values`. Raises sqlite3.IntegrityError."""
+        with database.translated("write", self.path):
+            self._connection.executemany(statement, values)

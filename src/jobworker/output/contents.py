@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from jobworker.errors import FailedPrecondition
-from jobworker.output.log import OUR_NAMES, open_directory
+from jobworker.output.log import OUR_NAMES, as_text, open_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ def check_removable(log_dir: Path, job_id: str) -> None:
         more = f" and {len(foreign) - _NAMED} more" if len(foreign) > _NAMED else ""
         raise FailedPrecondition(
             f"{log_dir / job_id} holds what jobworker did not put there "
-            f"({', '.join(map(_shown, sorted(foreign)[:_NAMED]))}{more}); move that away"
+            f"({', '.join(map(as_text, sorted(foreign)[:_NAMED]))}{more}); move that away"
         )
 
 
@@ -55,11 +55,6 @@ def _blocks(entry: os.DirEntry[str]) -> int:
         return entry.stat(follow_symlinks=False).st_blocks
     except FileNotFoundError:
         return 0
-
-
-def _shown(name: str) -> str:
-    """Return a name that can be sent: on Linux names are bytes, and need not be UTF-8."""
-    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 @contextmanager

@@ -248,11 +248,16 @@ def remove(log_dir: Path, job_id: str) -> None:
             if foreign := _foreign(directory, error):
                 raise FailedPrecondition(
                     f"cannot remove {path}: it holds what jobworker did not put there "
-                    f"({', '.join(sorted(foreign))}); remove it by hand"
+                    f"({', '.join(map(as_text, sorted(foreign)))}); remove it by hand"
                 ) from error
             raise _failure(f"remove {path}", error, FailedPrecondition) from error
         finally:
             os.close(directory)
+
+
+def as_text(name: str) -> str:
+    """Return a file's name so that it can be sent: on Linux it is bytes, and need not be UTF-8."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _remove(root: int, job_id: str, directory: int) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import grpc
 
@@ -17,9 +18,13 @@ from jobworker.rpc.v1 import jobworker_pb2_grpc
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Sequence
     from types import TracebackType
     from uuid import UUID
+
+
+MAX_PAGE: Final = 1000
+"""Jobs of one page of a listing that the server gives at most."""
 
 
 class Client:
@@ -117,9 +122,43 @@ class Client:
             if timeout is not None:
                 left = max(begun + timeout - time.monotonic(), 0.0)
 
+    async def remove(self, job_id: UUID | str) -> pb.RemoveResponse:
+        """Remove a finished job and its output."""
+        return await self._stub.Remove(pb.RemoveRequest(job_id=str(job_id)))
+
     async def status(self, job_id: UUID | str) -> pb.StatusResponse:
         """Ask for everything that is known of a job."""
         return await self._stub.Status(pb.StatusRequest(job_id=str(job_id)))
+
+    async def list_pages(
+        self, request: pb.ListRequest, *, limit: int | None = None
+    ) -> AsyncGenerator[Sequence[pb.Job], None]:
+        """Yield the jobs that match, newest first, a page at a time; at most `limit` in all.
+
+        The request's own page_size and page_token are where it begins. Pages may be empty.
+        """
+        asked = pb.ListRequest()
+        asked.CopyFrom(request)
+        left = limit
+        while left is None or left > 0:
+            if left is not None:
+                asked.page_size = min(left, request.page_size or MAX_PAGE)
+            response = await self._stub.List(asked)
+            yield response.jobs
+            if left is not None:
+                left -= len(response.jobs)
+            if not response.next_page_token:
+                return
+            asked.page_token = response.next_page_token
+
+    async def list_jobs(
+        self, request: pb.ListRequest, *, limit: int | None = None
+    ) -> AsyncGenerator[pb.Job, None]:
+        """Yield the jobs that match, newest first; at most `limit`."""
+        async with aclosing(self.list_pages(request, limit=limit)) as pages:
+            async for page in pages:
+                for found in page:
+                    yield found
 
     async def update_limits(self, job_id: UUID | str, limits: pb.Limits) -> pb.UpdateLimitsResponse:
         """Change limits of a running job; what `limits` leaves out stays as it is."""

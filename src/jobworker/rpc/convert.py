@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -17,6 +17,7 @@ from jobworker.cgroups.limits import (
     Limits,
 )
 from jobworker.errors import InvalidArgument
+from jobworker.job.listing import JobFilter
 from jobworker.job.spec import NO_CAP, JobSpec, StopPolicy
 from jobworker.job.state import JobStatus, Reason, State
 from jobworker.rpc.v1 import jobworker_pb2 as pb
@@ -96,6 +97,30 @@ def _stop_policy(message: pb.StopPolicy) -> StopPolicy:
 def seconds(duration: Duration) -> float:
     """Return a duration in seconds."""
     return duration.seconds + duration.nanos / 1e9
+
+
+def job_filter(request: pb.ListRequest) -> JobFilter:
+    """Read which jobs are asked for. Raises InvalidArgument for a status that there is not."""
+    known = {number: state for state, number in STATUSES.items()}
+    for number in request.statuses:
+        if number not in known:
+            raise InvalidArgument("statuses", f"{number} is not a status that a job can have")
+    return JobFilter(
+        states=frozenset(known[number] for number in request.statuses),
+        owner=request.owner,
+        name=request.name,
+        labels=dict(request.labels),
+        created_after=_epoch(request, "created_after"),
+        created_before=_epoch(request, "created_before"),
+    )
+
+
+def _epoch(
+    request: pb.ListRequest, field: Literal["created_after", "created_before"]
+) -> float | None:
+    # Divided as whole numbers: a time that `_timestamp` wrote comes back as the same float.
+    moment: Timestamp = getattr(request, field)
+    return moment.ToNanoseconds() / 10**9 if request.HasField(field) else None
 
 
 def limits(message: pb.Limits) -> Limits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from jobworker import job
+
+AT_A_TIME: Final = 50
+"""How many jobs become messages before others have their turn; each takes some 50 µs."""
 
 _STREAMS: Final = {
     pb.OUTPUT_STREAM_UNSPECIFIED: Stream.STDOUT,
@@ -82,6 +86,26 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
         )
         return pb.StatusResponse(status=message.status, job=message)
 
+    async def List(self, request: pb.ListRequest, _context: Any) -> pb.ListResponse:  # noqa: N802
+        """Tell of jobs, a page at a time."""
+        page = await self._jobs.list_jobs(
+            convert.job_filter(request),
+            page_size=request.page_size,
+            page_token=request.page_token,
+        )
+        response = pb.ListResponse(next_page_token=page.next_page_token)
+        for index, entry in enumerate(page.entries):
+            if index % AT_A_TIME == AT_A_TIME - 1:
+                await asyncio.sleep(0)  # A thousand jobs must not keep the others waiting.
+            message = convert.job_message(
+                entry.record,
+                entry.output_size,
+                stderr_size=entry.stderr_size,
+                paused=entry.paused,
+            )
+            response.jobs.append(message)
+        return response
+
     async def Output(  # noqa: N802
         self, request: pb.OutputRequest, _context: Any
     ) -> AsyncIterator[pb.OutputResponse]:
@@ -116,6 +140,12 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
         """Let a paused job go on."""
         await self._jobs.resume_job(request.job_id, user=caller().common_name)
         return pb.ResumeResponse()
+
+    async def Remove(self, request: pb.RemoveRequest, _context: Any) -> pb.RemoveResponse:  # noqa: N802
+        """Remove a finished job and its output."""
+        await self._jobs.remove_job(request.job_id, user=caller().common_name)
+        steps.reached("server.remove.answering")
+        return pb.RemoveResponse()
 
     async def Stats(  # noqa: N802
         self, request: pb.StatsRequest, _context: Any

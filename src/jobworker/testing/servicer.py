@@ -83,7 +83,8 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
 
     Started jobs run until they are stopped. A `refusals` entry (by method) makes the next calls
     fail, one each. `rewrite` may alter every message of an Output stream before it is sent;
-    `requests` is what was asked, in order. `chunk` is how many bytes a message carries.
+    `requests` is what was asked, in order. `chunk` is how many bytes a message carries,
+    and `page` how many jobs a page has at most.
     """
 
     def __init__(self, *, chunk: int = 1024 * 1024) -> None:
@@ -93,6 +94,7 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
         self.warnings: list[str] = []
         self.rewrite: Callable[[pb.OutputResponse], pb.OutputResponse] = lambda message: message
         self.chunk = chunk
+        self.page = 1000
         self.followers = 0
         self._followers_changed = asyncio.Event()
         self._started: dict[str, pb.Job] = {}
@@ -164,6 +166,23 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
             )
         return pb.SignalResponse()
 
+    async def Remove(self, request: pb.RemoveRequest, context: Any) -> pb.RemoveResponse:  # noqa: N802
+        """Remove a job that has ended."""
+        await self._asked("Remove", request, context)
+        job = await self._job(request.job_id, context)
+        if not job.finished:
+            state = pb.Status.Name(job.job.status.status).removeprefix("STATUS_").lower()
+            await _refuse(
+                Refusal(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    f"cannot remove job {request.job_id}: it is {state}; stop it first: "
+                    f"jobworker-cli stop {request.job_id}",
+                ),
+                context,
+            )
+        del self.jobs[request.job_id]
+        return pb.RemoveResponse()
+
     async def UpdateLimits(  # noqa: N802
         self, request: pb.UpdateLimitsRequest, context: Any
     ) -> pb.UpdateLimitsResponse:
@@ -215,6 +234,15 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
         await self._asked("Status", request, context)
         job = (await self._job(request.job_id, context)).job
         return pb.StatusResponse(status=job.status, job=job)
+
+    async def List(self, request: pb.ListRequest, context: Any) -> pb.ListResponse:  # noqa: N802
+        """Tell of jobs, the last added first; a page's token is how many came before."""
+        await self._asked("List", request, context)
+        matching = [job.job for job in reversed(self.jobs.values()) if _matches(job.job, request)]
+        begin = int(request.page_token or 0)
+        page = matching[begin:][: min(request.page_size or 100, self.page)]
+        left = len(matching) - begin - len(page)
+        return pb.ListResponse(jobs=page, next_page_token=str(begin + len(page)) if left else "")
 
     async def Output(  # noqa: N802
         self, request: pb.OutputRequest, context: Any
@@ -280,6 +308,19 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
                 Refusal(grpc.StatusCode.NOT_FOUND, f"no job has the id {job_id}"), context
             )
         return self.jobs[job_id]
+
+
+def _matches(job: pb.Job, request: pb.ListRequest) -> bool:
+    created = job.created_at.ToNanoseconds()
+    after, before = request.created_after, request.created_before
+    return (
+        (not request.statuses or job.status.status in request.statuses)
+        and request.owner in ("", job.owner)
+        and request.name in ("", job.name)
+        and all(job.labels.get(key) == value for key, value in request.labels.items())
+        and (not request.HasField("created_after") or created >= after.ToNanoseconds())
+        and (not request.HasField("created_before") or created < before.ToNanoseconds())
+    )
 
 
 async def _refuse(refusal: Refusal, context: Any) -> NoReturn:

@@ -109,7 +109,7 @@ def test_no_command_is_wrong_usage_and_shows_the_help(run_here):
         (["help", "statu"], "there is no command 'statu'; did you mean status?"),
         (["logs", "x"], "did you mean output?"),
         (["kill", "x"], "did you mean signal, or stop?"),
-        (["ps"], "listing jobs is not there yet"),
+        (["ps"], "did you mean list?"),
         (["completion"], "bash|zsh|fish"),
         (["help", "nope"], "there is no command 'nope'"),
         (["--nope", "status", "x"], "--nope"),

@@ -33,6 +33,11 @@ def test_the_word_for_the_servers_own_cgroup_is_no_path(write):
     assert read(write('cgroup-root = "own"')).defaults() == {"cgroup_root": "own"}
 
 
+def test_a_bound_may_be_a_bare_number(write):
+    file = read(write('keep-jobs = 500\nkeep-for = "90d"\nmax-running-jobs = 8'))
+    assert file.defaults() == {"keep_jobs": "500", "keep_for": "90d", "max_running_jobs": "8"}
+
+
 def test_an_empty_file_leaves_the_seeds_users(write):
     assert read(write("")).policy() == Policy()
 
@@ -48,6 +53,8 @@ def test_users_in_the_file_replace_the_seeds(write):
         ("listne = 'x'", "there is no setting 'listne'; did you mean listen"),
         ("quux = 'x'", "there is no setting 'quux'; there are: listen, cert,"),
         ("listen = 5", "listen must be a string"),
+        ("keep-jobs = true", "keep-jobs must be a string"),
+        ("keep-for = 1.5", "keep-for must be a string"),
         ("log-dir = ''", "log-dir must be a string that is not empty"),
         ("users = 'charlie'", "users must be a table"),
         ("listen = ", "Invalid value"),

@@ -125,7 +125,7 @@ async def test_a_stop_overrides_what_it_gives_of_the_jobs_own_policy(host, servi
 async def test_a_stop_with_what_is_no_signal_names_the_field(host, service, signum):
     job = await service.start_job(TRUE)
     with pytest.raises(InvalidArgument) as refusal:
-        await service.stop_job(job.id, signal=signum)
+        await asyncio.wait_for(service.stop_job(job.id, signal=signum), 10)
     assert refusal.value.field == "signal"
     assert host.shim.stops == []
 

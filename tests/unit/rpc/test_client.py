@@ -70,6 +70,17 @@ async def test_a_running_job_is_changed(serve, service, connect):
         assert not (await client.status(job_id)).job.paused
 
 
+async def test_a_finished_job_is_removed(serve, service, connect):
+    listener = await serve(service)
+    job_id = service.add().job.id
+    async with connect(listener.url) as client:
+        await client.remove(job_id)
+        assert service.requests[-1] == pb.RemoveRequest(job_id=job_id)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.status(job_id)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
 async def test_stop_and_signal_carry_the_signal(serve, service, connect):
     listener = await serve(service)
     job = service.add(status=RUNNING)
