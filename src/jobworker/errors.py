@@ -81,6 +81,10 @@ class LimitNotApplied(FailedPrecondition):
     """Raised when the kernel refused a limit, or what was read back is not what was written."""
 
 
+class EventsExpired(JobWorkerError):
+    """Raised when events were asked for that are not kept any more, or were lost with the power."""
+
+
 class ResourceExhausted(JobWorkerError):
     """Raised when the host has run out of something: processes, descriptors, disk space."""
 

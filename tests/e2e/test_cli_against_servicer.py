@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import signal
 import socket
 import sys
@@ -118,6 +119,15 @@ async def waits_in(pid: int, function: str) -> None:
 
     async with asyncio.timeout(20):
         while not waits():
+            await asyncio.sleep(0.01)
+
+
+async def until_full(pipe: int) -> None:
+    """Return when a pipe takes nothing more (pipe(7): until a page of it is read)."""
+    room = select.poll()
+    room.register(pipe, select.POLLOUT)
+    async with asyncio.timeout(20):
+        while room.poll(0):
             await asyncio.sleep(0.01)
 
 
@@ -635,8 +645,94 @@ async def test_followed_stats_as_json_are_an_object_a_line(cli, service):
     assert json.loads(line)["status"]["status"] == "STATUS_EXITED"
 
 
+async def test_watch_writes_a_line_for_each_event_at_once(cli, service):
+    job = service.add(status=RUNNING)
+    job.job.name = "build"
+    watching = await cli.start("watch", "--since-token", "0")
+    service.events.tell(pb.EVENT_TYPE_SIGNALED, job.job, "user_bravo", signal=10)
+    line = (await asyncio.wait_for(watching.stdout.readline(), 30)).decode()
+    assert line[19:] == (f"  {job.job.id}  signaled (SIGUSR1)    running      user_bravo  build\n")
+    await job.end()
+    assert b"  ended                 exited (0)   -  build\n" in await asyncio.wait_for(
+        watching.stdout.readline(), 30
+    )
+
+
+async def test_watch_as_json_has_the_token_of_each_event(cli, service):
+    watching = await cli.start("watch", "--format", "json", "--owner", "user_alpha")
+    first = json.loads(await asyncio.wait_for(watching.stdout.readline(), 30))
+    assert (first["resume_token"], first["type"]) == ("0", "EVENT_TYPE_UNSPECIFIED")
+    service.events.tell(pb.EVENT_TYPE_PAUSED, service.add(status=RUNNING).job)
+    event = json.loads(await asyncio.wait_for(watching.stdout.readline(), 30))
+    assert (event["resume_token"], event["type"]) == ("1", "EVENT_TYPE_PAUSED")
+    assert service.requests[-1] == pb.WatchRequest(owner="user_alpha")
+
+
+async def test_watching_one_job_ends_with_its_removal(cli, service):
+    job = service.add()
+    service.events.tell(pb.EVENT_TYPE_REMOVED, job.job)
+    result = await cli("watch", "--since-token", "0", job.job.id)
+    assert b"  removed  " in result.stdout
+    assert (result.status, result.stderr) == (0, "")
+
+
+async def test_ctrl_c_ends_a_watch_and_says_how_to_go_on(cli, service):
+    job = service.add(status=RUNNING)
+    watching = await cli.start("watch", "--owner", "user_alpha", "--since-token", "0", job.job.id)
+    service.events.tell(pb.EVENT_TYPE_PAUSED, job.job)
+    await asyncio.wait_for(watching.stdout.readline(), 30)
+    await waits_in(watching.pid, "epoll|ep_poll")
+    watching.send_signal(signal.SIGINT)
+    result = await finish(watching)
+    assert result.status == 130
+    assert result.stderr == (
+        "\njobworker-cli: left; jobs go on.\nTo go on from there:  "
+        f"jobworker-cli watch --owner user_alpha --since-token 1 {job.job.id}\n"
+    )
+    async with asyncio.timeout(10):
+        await service.events.wait_for_watchers(0)
+
+
+async def test_ctrl_c_while_nobody_reads_says_the_token_of_the_last_line(cli, service):
+    job = service.add(status=RUNNING)
+    for _ in range(2000):
+        service.events.tell(pb.EVENT_TYPE_PAUSED, job.job)
+    reading, writing = os.pipe()
+    watching = await cli.start("watch", "--since-token", "0", stdout=writing)
+    await until_full(writing)
+    watching.send_signal(signal.SIGINT)
+    result = await finish(watching)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        written = pipe.read()
+    assert result.status == 130
+    lines = written.count(b"\n")
+    assert f"--since-token {lines}\n" in result.stderr
+
+
+async def test_a_token_that_has_expired_is_a_sentence(cli, service):
+    service.refusals["Watch"] = [Refusal(grpc.StatusCode.OUT_OF_RANGE, "list the jobs")]
+    result = await cli("watch", "--since-token", "0")
+    assert result == Result(1, b"", "jobworker-cli: cannot watch jobs: list the jobs\n")
+
+
+async def test_a_token_that_is_none_is_named_by_its_flag(cli, service):
+    service.refusals["Watch"] = [
+        Refusal(grpc.StatusCode.INVALID_ARGUMENT, "resume_token: is not one")
+    ]
+    result = await cli("watch", "--since-token", "x")
+    assert result.stderr == "jobworker-cli: cannot watch jobs: --since-token: is not one\n"
+
+
+@pytest.mark.parametrize("flag", ["--owner", "--since-token"])
+async def test_a_flag_of_watch_that_is_empty_is_wrong_usage(cli, service, flag):
+    result = await cli("watch", flag, "")
+    assert (result.status, service.requests) == (2, [])
+    assert f"Invalid value for '{flag}': it is empty" in result.stderr
+
+
 @pytest.mark.parametrize(
-    "command", ["stop", "status", "output", "pause", "resume", "stats", "remove"]
+    "command", ["stop", "status", "output", "pause", "resume", "stats", "remove", "watch"]
 )
 async def test_an_unknown_job_is_a_sentence_and_status_1(cli, command):
     result = await cli(command, "x")

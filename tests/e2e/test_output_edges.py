@@ -278,3 +278,21 @@ async def test_an_orphan_has_both_sizes(server, gate):
         gate.open()
         assert (await follower)[0] == b"errors"
         assert await sizes_of(client, job_id) == (3, 6)
+
+
+# After removal
+
+
+async def test_the_output_of_a_removed_job_is_not_found_and_both_files_are_gone(server):
+    running = server()
+    async with running.client() as client:
+        started = await client.start(sh("echo out; echo err >&2", split_stderr=True))
+        await end_of(client, started.job_id)
+        assert (running.log_dir / started.job_id / "stderr").exists()
+        removed = await asyncio.to_thread(running.cli, "remove", started.job_id)
+        assert removed.returncode == 0, removed.stderr
+        for stream in (STDOUT, STDERR):
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await read(client, started.job_id, stream=stream)
+            assert error.value.code() is grpc.StatusCode.NOT_FOUND
+        await until(lambda: not (running.log_dir / started.job_id).exists())

@@ -20,6 +20,7 @@ from jobworker.rpc.channel import parse_target
 from jobworker.rpc.client import Client
 from jobworker.rpc.errors import error_name
 from jobworker.rpc.resume import OutputInterrupted, StreamInterrupted, never_connected
+from jobworker.rpc.watch import WatchInterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -83,6 +84,8 @@ def call(
             text += (
                 f"\nIt was cut off at byte {error.offset}; --offset {error.offset} gets the rest."
             )
+        elif isinstance(error, WatchInterrupted) and error.resume_token:
+            text += f"\n--since-token {error.resume_token} goes on from there."
         raise Failure(text) from error
     warnings.show()
     return result

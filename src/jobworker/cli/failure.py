@@ -97,6 +97,7 @@ _PARTS: Final[Mapping[str, str]] = {
     "offset": "--offset",
     "owner": "--owner",
     "request_id": "--request-id",
+    "resume_token": "--since-token",
     "signal": "SIGNAL",
     "statuses": "--status",
     "stdin": "--stdin",

@@ -32,6 +32,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "list": "List jobs",
     "output": "Fetch a job's output",
     "stats": "Watch what a job uses",
+    "watch": "Watch what happens to jobs",
     "update": "Change a running job's limits",
     "pause": "Pause a job",
     "resume": "Let a paused job go on",
@@ -49,6 +50,7 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "rm": "did you mean remove?",
     "tail": "did you mean output --tail?",
     "top": "did you mean stats --follow?",
+    "events": "did you mean watch?",
     "unpause": "did you mean resume?",
     **dict.fromkeys(("jobs", "ls", "ps"), "did you mean list?"),
 }

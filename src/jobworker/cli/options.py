@@ -99,13 +99,14 @@ def format_option(function: F) -> F:
     )(function)
 
 
-def _job_id(text: str) -> str:
+def parse_job_id(text: str) -> str:
+    """Return a job's id; the server knows whether it is one."""
     if not text:
         raise ValueError("it is empty; give the id that start has printed")
     return text
 
 
-job_id_argument: Final = click.argument("job_id", metavar="JOB_ID", callback=parsed(_job_id))
+job_id_argument: Final = click.argument("job_id", metavar="JOB_ID", callback=parsed(parse_job_id))
 job_ids_argument: Final = click.argument(
-    "job_ids", nargs=-1, required=True, metavar="JOB_ID...", callback=parsed(_job_id)
+    "job_ids", nargs=-1, required=True, metavar="JOB_ID...", callback=parsed(parse_job_id)
 )

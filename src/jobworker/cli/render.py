@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from jobworker.cli import limits, units
 from jobworker.rpc.v1.jobworker_pb2 import Limits, Reason, Status, StatusDetail
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
     from jobworker.rpc.v1.jobworker_pb2 import Job, StatusResponse, Usage
+
+_LOWER_UPPER: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def to_json(message: Message, indent: int | None = 2, **more: str) -> str:
@@ -122,8 +125,8 @@ def status_line(detail: StatusDetail, stop_signal: int = 0, *, paused: bool = Fa
 
     `stop_signal` is what a stop of the job sends first; 0 means that this is not known.
     """
-    state = _word(Status.DESCRIPTOR, detail.status)
-    reason = "" if not detail.reason else _word(Reason.DESCRIPTOR, detail.reason)
+    state = word(Status.DESCRIPTOR, detail.status)
+    reason = "" if not detail.reason else word(Reason.DESCRIPTOR, detail.reason)
     exited = detail.status == Status.STATUS_EXITED
     stopped = detail.status == Status.STATUS_STOPPED
     notes = []
@@ -141,11 +144,12 @@ def status_line(detail: StatusDetail, stop_signal: int = 0, *, paused: bool = Fa
     return f"{state} ({', '.join(notes)})" if notes else state
 
 
-def _word(enum: Any, number: int) -> str:
+def word(enum: Any, number: int) -> str:
+    """Say a value of an enum of the wire contract in words."""
     value = enum.values_by_number.get(number)
     if value is None:
         return f"unknown ({number})"
-    prefix = f"{enum.name.upper()}_"
+    prefix = _LOWER_UPPER.sub("_", enum.name).upper() + "_"
     return str(value.name).removeprefix(prefix).replace("_", " ").lower()
 
 

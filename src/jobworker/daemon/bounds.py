@@ -70,6 +70,11 @@ FLAGS: Final[dict[str, tuple[Bound, str, str]]] = {
         "none",
         "How much disk finished jobs may take, as the file system counts it.",
     ),
+    "--output-max": (
+        CAP,
+        "none",
+        "How many bytes of a job's output are kept, the newest, unless it asks for another cap.",
+    ),
     "--max-running-jobs": (COUNT, "none", "How many jobs may run at a time."),
     "--max-running-jobs-per-user": (
         COUNT,

@@ -138,14 +138,6 @@ def _read_config(context: click.Context, _option: click.Parameter, path: Path | 
     default_text="audit.log in the state directory",
     help="Where every decision and every change is written.",
 )
-@_option(
-    "--output-max",
-    type=bounds.CAP,
-    default="none",
-    metavar="SIZE",
-    help="How many bytes of a job's output are kept, the newest, unless the job asks for another "
-    "cap: 64K or more.",
-)
 @_bounds
 @click.option(
     "--cleanup",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from jobworker.job.retention import Candidate, Totals
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from jobworker.job.store import Store
 
@@ -68,14 +68,20 @@ class EndedJobs:
                     {"bytes": disk_bytes, "id": job_id},
                 )
 
-    def begin_removing(self, job_ids: Iterable[str]) -> frozenset[str]:
-        """Forget jobs, and remember that their files have to go; return which ones were there."""
+    def begin_removing(
+        self, job_ids: Iterable[str], tell: Callable[[str], None] = lambda _job_id: None
+    ) -> frozenset[str]:
+        """Forget jobs, and remember that their files have to go; return which ones were there.
+
+        `tell` is called for each of these while the transaction is open.
+        """
         found = set()
         with self._store.transaction():
             for job_id in job_ids:
                 values = {"id": job_id}
                 if self._store.write("DELETE FROM jobs WHERE id = :id", values):
                     self._store.write("INSERT OR IGNORE INTO removing (id) VALUES (:id)", values)
+                    tell(job_id)
                     found.add(job_id)
         return frozenset(found)
 

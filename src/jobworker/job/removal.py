@@ -31,7 +31,8 @@ class Removal:
 
     `in_thread` runs what may wait for a disk: to unlink gigabytes takes some file systems long. It
     is asked for each job by itself, so that who leaves waits for one and not for all.
-    `on_removed(job, user)` is called when the registry has forgotten a job.
+    `tell(job, user)` is called in the transaction in which the registry forgets a job, and
+    `on_removed(job, user)` after it.
     """
 
     def __init__(
@@ -40,11 +41,13 @@ class Removal:
         ended: EndedJobs,
         log_dir: Path,
         in_thread: Callable[..., Awaitable[None]],
+        tell: Callable[[Job, str], None],
         on_removed: Callable[[Job, str], None],
     ) -> None:
         self._ended = ended
         self._log_dir = log_dir
         self._in_thread = in_thread
+        self._tell = tell
         self._on_removed = on_removed
         self._under_way: set[str] = set()
 
@@ -90,7 +93,8 @@ class Removal:
         return job_ids, await self._remove_files(job_ids)
 
     def _forget(self, jobs: Sequence[Job], user: str) -> list[str]:
-        found = self._ended.begin_removing(job.id for job in jobs)
+        by_id = {job.id: job for job in jobs}
+        found = self._ended.begin_removing(by_id, lambda job_id: self._tell(by_id[job_id], user))
         steps.reached("server.remove.recorded")
         for job in jobs:
             if job.id in found:

@@ -120,6 +120,26 @@ _LABELS: Final = (
     """,
 )
 
+# With AUTOINCREMENT no event's number is given out twice, also when all are gone
+# (sqlite.org/autoinc.html). One that was rolled back is: nobody has seen it.
+_EVENTS: Final = (
+    """
+    CREATE TABLE events (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        type     TEXT NOT NULL,
+        time     REAL NOT NULL,
+        job_id   TEXT NOT NULL,
+        owner    TEXT NOT NULL,
+        name     TEXT NOT NULL,
+        status   TEXT NOT NULL,
+        user     TEXT NOT NULL,
+        signal   INTEGER NOT NULL
+    ) STRICT
+    """,
+    "CREATE TABLE event_registry (id TEXT NOT NULL) STRICT",
+    "INSERT INTO event_registry VALUES (lower(hex(randomblob(8))))",
+)
+
 # Retention asks for the jobs that ended first, a few at a time, and never counts: the sums over all
 # finished jobs are kept by triggers, so they are right after every commit, whatever made it.
 _RETENTION: Final = (
@@ -173,6 +193,7 @@ MIGRATIONS: Final[Mapping[int, tuple[str, ...]]] = {
         _UNFINISHED,
         *_LISTING,
         *_LABELS,
+        *_EVENTS,
         *_RETENTION,
         f"PRAGMA application_id = {APPLICATION_ID}",
     ),

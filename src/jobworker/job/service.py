@@ -32,7 +32,9 @@ from jobworker.job.changes import Changes
 from jobworker.job.control import Control
 from jobworker.job.custody import Custody
 from jobworker.job.ended import EndedJobs
+from jobworker.job.event import EventType
 from jobworker.job.job import Job
+from jobworker.job.ledger import Ledger
 from jobworker.job.listing import JobFilter
 from jobworker.job.lock import DirectoryLock
 from jobworker.job.places import Places, RunningLimits
@@ -48,9 +50,10 @@ from jobworker.job.state import State
 from jobworker.job.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
     from types import TracebackType
 
+    from jobworker.job.event import Told
     from jobworker.job.spec import JobSpec
     from jobworker.job.state import JobStatus
 
@@ -124,7 +127,7 @@ class Service:
         self._retention = retention
         self._places = Places(running)
         self._readers = Readers(self._reader_left)
-        self._on_change = on_change
+        self._report = on_change
         self._custody = Custody(
             run_dir=self._run_dir,
             log_dir=self._log_dir,
@@ -147,7 +150,6 @@ class Service:
         )
         self._leftovers: dict[str, Job] = {}
         self._abandoning: dict[str, asyncio.Task[None]] = {}
-        self._unrecorded: dict[str, Job] = {}
         self._closing = False
         self._exit = AsyncExitStack()
 
@@ -162,9 +164,11 @@ class Service:
             output.prepare(self._log_dir)
             self._store = Store.open(self._state_dir / "jobs.db")
             stack.callback(self._store.close)
+            self._ledger = Ledger(self._store, self._knows)
+            stack.push_async_callback(self._ledger.close)
             reader = RegistryReader(self._store.path)
             stack.callback(reader.close)
-            self._catalog = Catalog(reader, fetch=self._find, unrecorded=self._unrecorded.values)
+            self._catalog = Catalog(reader, fetch=self._find, unrecorded=self._ledger.all_unwritten)
             steps.reached("server.recovery.registry_opened")
             self._prepare_removal()
             self.cgroups.setup()
@@ -189,6 +193,7 @@ class Service:
         traceback: TracebackType | None,
     ) -> None:
         self._closing = True
+        self._ledger.watching.close()
         for job in self._custody.jobs():
             job.leave()
         await self._exit.aclose()
@@ -317,6 +322,7 @@ class Service:
         self._store.delete(job.id)
         steps.reached("server.abandon.deleted")
         del self._leftovers[job.id]
+        self._ledger.watching.wake()  # Who watches this job waits for nothing.
 
     # Stopping and finding
 
@@ -383,7 +389,11 @@ class Service:
         ended = EndedJobs(self._store)
         in_thread = partial(self._in_thread, self._disk)
         self._removal = Removal(
-            ended=ended, log_dir=self._log_dir, in_thread=in_thread, on_removed=self._removed
+            ended=ended,
+            log_dir=self._log_dir,
+            in_thread=in_thread,
+            tell=lambda job, user: self._ledger.tell_removal(job.record, user),
+            on_removed=self._removed,
         )
         self._retainer = Retainer(
             self._retention,
@@ -399,8 +409,8 @@ class Service:
         self._retainer.reader_left(job_id)
 
     def _removed(self, job: Job, user: str) -> None:
-        self._unrecorded.pop(job.id, None)
-        self._on_change(Change("removed", job, user))
+        self._ledger.removed(job.id)
+        self._report(Change("removed", job, user))
 
     # Changing a running job
 
@@ -434,6 +444,13 @@ class Service:
             job_id, "resume", lambda job: self._set_paused(job, user, paused=False)
         )
 
+    def _on_change(self, change: Change) -> None:
+        """Tell of what has changed nothing in the registry; the ledger has told of the rest."""
+        self._ledger.note(
+            EventType(change.event), change.job.record, change.user, signal=change.signal
+        )
+        self._report(change)
+
     async def _change(
         self, job_id: str, doing: str, action: Callable[[Job], Awaitable[None]]
     ) -> Job:
@@ -457,13 +474,13 @@ class Service:
         warnings = self.cgroups.warnings(changed.limits)
         record = replace(job.record, limits=changed.limits, warnings=warnings)
         try:
-            self._store.update(record)
+            self._ledger.update(record, EventType.LIMITS_UPDATED, user)
         except BaseException:
             await self._in_thread(self._threads, changed.undo)
             self._release_protection()
             raise
         job.publish(record)
-        self._on_change(Change("limits updated", job, user))
+        self._report(Change("limits updated", job, user))
 
     async def _in_thread(
         self, threads: ThreadPoolExecutor, action: Callable[..., _Result], *arguments: object
@@ -483,7 +500,7 @@ class Service:
             if job.status.state is State.RUNNING and limits != job.record.limits:
                 warnings = self.cgroups.warnings(limits)
                 job.publish(replace(job.record, limits=limits, warnings=warnings))
-                self._store.update(job.record)
+                self._ledger.update(job.record, EventType.LIMITS_UPDATED)
 
     async def _set_paused(self, job: Job, user: str, *, paused: bool) -> None:
         cgroup = self.cgroups.cgroup(job.id)
@@ -515,6 +532,14 @@ class Service:
             job = await self.fetch_job(job_id)
         return job
 
+    # Watching
+
+    def watch(
+        self, resume_token: str = "", *, job_id: str = "", owner: str = ""
+    ) -> AsyncGenerator[Told, None]:
+        """Yield what happens to jobs, to one job or to an owner's; see `Watching.watch`."""
+        return self._ledger.watching.watch(resume_token, job_id=job_id, owner=owner)
+
     @property
     def unfinished(self) -> int:
         """How many jobs have not ended."""
@@ -529,13 +554,16 @@ class Service:
         return job
 
     def _find(self, job_id: str) -> Job | None:
-        if (live := self._custody.get(job_id) or self._unrecorded.get(job_id)) is not None:
+        if (live := self._custody.get(job_id) or self._ledger.unwritten(job_id)) is not None:
             return live
         return None if job_id in self._leftovers else self._fetch_recorded(job_id)
 
     def _fetch_recorded(self, job_id: str) -> Job | None:
         record = self._store.get(job_id)
         return None if record is None else self._job(record)
+
+    def _knows(self, job_id: str) -> bool:
+        return self._find(job_id) is not None
 
     async def list_jobs(
         self, asked: JobFilter | None = None, *, page_size: int = 0, page_token: str = ""
@@ -561,25 +589,19 @@ class Service:
     # What the custody reports
 
     def _running(self, job: Job, record: JobRecord) -> None:
-        self._store.update(record)
+        self._ledger.update(record, EventType.STARTED, record.owner)
         steps.reached("server.start.running_recorded")
         job.publish(record)
-        self._on_change(Change("started", job, record.owner))
+        self._report(Change("started", job, record.owner))
 
     def _ended(self, job: Job, record: JobRecord) -> None:
         if job.status.state is State.PENDING:  # Its end overtook the news that it runs.
-            self._on_change(Change("started", job, record.owner))
-        try:
-            self._store.update(record)
-            steps.reached("server.end.recorded")
-        except (sqlite3.Error, JobWorkerError):
-            # The next start reads the exit record again; until then memory knows.
-            log.exception("cannot record the end of job %s in the registry", job.id)
-            self._unrecorded[job.id] = job
+            self._report(Change("started", job, record.owner))
+        self._ledger.end(job, record)
         self._places.give_back(job.id)
         self._release_protection()
         job.publish(record)
-        self._on_change(Change("ended", job))
+        self._report(Change("ended", job))
         steps.reached("server.end.told")
         self._retainer.wake()
 

@@ -69,6 +69,11 @@ class Store:
         """Replace what is known of a job."""
         self.write(rows.UPDATE, {"id": record.id} | rows.changing(record))
 
+    def finish(self, record: JobRecord) -> bool:
+        """Replace what is known of a job that has ended; False if that was known, or it is gone."""
+        values = {"id": record.id} | rows.changing(record)
+        return self.write(f"{rows.UPDATE} AND output_size IS NULL", values) > 0
+
     def delete(self, job_id: str) -> None:
         """Forget a job; one that is not there is forgotten already."""
         self.write("DELETE FROM jobs WHERE id = :id", {"id": job_id})

@@ -15,6 +15,7 @@ from jobworker.rpc import channel
 from jobworker.rpc.resume import FINISHED, GIVE_UP_AFTER, OutputProgress, Patience, problem_of
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from jobworker.rpc.v1 import jobworker_pb2_grpc
+from jobworker.rpc.watch import WatchProgress
 
 if TYPE_CHECKING:
     import os
@@ -211,6 +212,44 @@ class Client:
                 now = time.monotonic()
                 delay = patience.lost(now, failure)
                 if patience.must_notify(now):
+                    on_interrupted(problem_of(failure))
+                await asyncio.sleep(delay)
+
+    async def watch(
+        self,
+        resume_token: str = "",
+        *,
+        job_id: UUID | str = "",
+        owner: str = "",
+        give_up_after: float = GIVE_UP_AFTER,
+        on_interrupted: Callable[[str], None] = lambda _problem: None,
+    ) -> AsyncGenerator[pb.WatchResponse, None]:
+        """Yield what happens to jobs: to all, to one, or to an owner's; from now on, or a token on.
+
+        A message whose type is EVENT_TYPE_UNSPECIFIED has no event, only the token to go on with;
+        the first one of a watch that begins now is such a one. It goes on until it is left
+        (``aclosing``), or the one job is removed. When the connection is lost the watch is taken up
+        where it was, so that every event arrives exactly once; `on_interrupted` is as for `output`.
+        After `give_up_after` seconds without the server it raises WatchInterrupted.
+        """
+        progress = WatchProgress(
+            resume_token, job_id=job_id, owner=owner, give_up_after=give_up_after
+        )
+        while not progress.finished:
+            call = self._stub.Watch(progress.request(time.monotonic()))
+            failure: grpc.RpcError | None = None
+            try:
+                async for message in call:
+                    progress.accept(message)
+                    yield message
+            except grpc.aio.AioRpcError as error:
+                failure = error
+            finally:
+                call.cancel()
+            if not progress.finished:
+                now = time.monotonic()
+                delay = progress.lost(now, failure)
+                if progress.must_notify(now):
                     on_interrupted(problem_of(failure))
                 await asyncio.sleep(delay)
 

@@ -17,6 +17,7 @@ from jobworker.cgroups.limits import (
     Limits,
 )
 from jobworker.errors import InvalidArgument
+from jobworker.job.event import EventType
 from jobworker.job.listing import JobFilter
 from jobworker.job.spec import NO_CAP, JobSpec, StopPolicy
 from jobworker.job.state import JobStatus, Reason, State
@@ -25,6 +26,7 @@ from jobworker.rpc.v1 import jobworker_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from jobworker.job.event import Told
     from jobworker.job.record import JobRecord
     from jobworker.job.stats import Sample
 
@@ -43,6 +45,16 @@ REASONS: Final[Mapping[Reason | None, pb.Reason.ValueType]] = {
     Reason.OUT_OF_MEMORY: pb.REASON_OUT_OF_MEMORY,
     Reason.TIMED_OUT: pb.REASON_TIMED_OUT,
     Reason.LOST: pb.REASON_LOST,
+}
+EVENTS: Final[Mapping[EventType, pb.EventType.ValueType]] = {
+    EventType.STARTED: pb.EVENT_TYPE_STARTED,
+    EventType.STOPPING: pb.EVENT_TYPE_STOPPING,
+    EventType.LIMITS_UPDATED: pb.EVENT_TYPE_LIMITS_UPDATED,
+    EventType.PAUSED: pb.EVENT_TYPE_PAUSED,
+    EventType.RESUMED: pb.EVENT_TYPE_RESUMED,
+    EventType.SIGNALED: pb.EVENT_TYPE_SIGNALED,
+    EventType.ENDED: pb.EVENT_TYPE_ENDED,
+    EventType.REMOVED: pb.EVENT_TYPE_REMOVED,
 }
 NO_EXIT_CODE: Final = -1
 
@@ -266,6 +278,21 @@ def sample_message(sample: Sample) -> pb.StatsResponse:
         status=status_detail(sample.status),
         **sample.current,
     )
+
+
+def watch_message(told: Told) -> pb.WatchResponse:
+    """Write an event, or only how far the watcher has come."""
+    message = pb.WatchResponse(resume_token=told.token)
+    if (event := told.event) is not None:
+        message.type = EVENTS[event.type]
+        message.time.CopyFrom(_timestamp(event.time))
+        message.job_id = event.job_id
+        message.owner = event.owner
+        message.name = event.name
+        message.status.CopyFrom(status_detail(event.status))
+        message.user = event.user
+        message.signal = event.signal
+    return message
 
 
 def _usage(usage: Mapping[str, int]) -> pb.Usage:

@@ -20,6 +20,7 @@ STATUS_CODES: Final[Mapping[type[errors.JobWorkerError], grpc.StatusCode]] = {
     errors.RequestConflict: grpc.StatusCode.ALREADY_EXISTS,
     errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.EventsExpired: grpc.StatusCode.OUT_OF_RANGE,
     errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.AlreadyLocked: grpc.StatusCode.INTERNAL,

@@ -141,6 +141,15 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
         await self._jobs.resume_job(request.job_id, user=caller().common_name)
         return pb.ResumeResponse()
 
+    async def Watch(  # noqa: N802
+        self, request: pb.WatchRequest, _context: Any
+    ) -> AsyncIterator[pb.WatchResponse]:
+        """Stream what happens to jobs."""
+        events = self._jobs.watch(request.resume_token, job_id=request.job_id, owner=request.owner)
+        async with aclosing(events):
+            async for told in events:
+                yield convert.watch_message(told)
+
     async def Remove(self, request: pb.RemoveRequest, _context: Any) -> pb.RemoveResponse:  # noqa: N802
         """Remove a finished job and its output."""
         await self._jobs.remove_job(request.job_id, user=caller().common_name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import uuid
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,9 +14,13 @@ import grpc
 from jobworker.rpc.errors import ERROR_NAME
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from jobworker.rpc.v1 import jobworker_pb2_grpc as pb_grpc
+from jobworker.testing.events import ScriptedEvents
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+USER = "user_alpha"
+"""Who owns all jobs, and asks for everything."""
 
 RUNNING = pb.StatusDetail(status=pb.STATUS_RUNNING, exit_code=-1)
 EXITED = pb.StatusDetail(status=pb.STATUS_EXITED, exit_code=0, reason=pb.REASON_EXITED)
@@ -37,6 +42,7 @@ class ScriptedJob:
     dropped: int = 0
     samples: list[pb.StatsResponse] = field(default_factory=list)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    on_end: Callable[[], None] = lambda: None
 
     @property
     def finished(self) -> bool:
@@ -65,6 +71,7 @@ class ScriptedJob:
         async with self.changed:
             self.job.status.CopyFrom(status)
             self.changed.notify_all()
+        self.on_end()
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
 
     def __init__(self, *, chunk: int = 1024 * 1024) -> None:
         self.jobs: dict[str, ScriptedJob] = {}
+        self.events = ScriptedEvents()
         self.requests: list[Any] = []
         self.refusals: dict[str, list[Refusal]] = {}
         self.warnings: list[str] = []
@@ -101,10 +109,12 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
 
     def add(self, output: bytes = b"", status: pb.StatusDetail = EXITED) -> ScriptedJob:
         """Put a job there, finished unless `status` says otherwise."""
-        job = pb.Job(id=str(uuid.uuid4()), status=status, owner="user_alpha")
+        job = pb.Job(id=str(uuid.uuid4()), status=status, owner=USER)
         job.command.name = "true"
         job.output_size = len(output)
-        self.jobs[job.id] = ScriptedJob(job, output)
+        self.jobs[job.id] = ScriptedJob(
+            job, output, on_end=lambda: self.events.tell(pb.EVENT_TYPE_ENDED, job)
+        )
         return self.jobs[job.id]
 
     async def Start(self, request: pb.StartRequest, context: Any) -> pb.StartResponse:  # noqa: N802
@@ -117,6 +127,8 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
             job.limits.CopyFrom(request.limits)
             if request.split_stderr:
                 self.jobs[job.id].split()
+            job.name = request.name
+            self.events.tell(pb.EVENT_TYPE_STARTED, job, USER)
         if request.request_id:
             self._started[request.request_id] = job
         return pb.StartResponse(
@@ -135,6 +147,7 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
             end = pb.StatusDetail()
             end.CopyFrom(STOPPED)
             end.signal = request.signal or STOPPED.signal
+            self.events.tell(pb.EVENT_TYPE_STOPPING, job.job, USER, signal=end.signal)
             await job.end(end)
         return pb.StopResponse()
 
@@ -155,6 +168,7 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
         """Send a signal to a job that runs: SIGKILL ends it, and it ignores all others."""
         await self._asked("Signal", request, context)
         job = await self._running_job(request.job_id, context)
+        self.events.tell(pb.EVENT_TYPE_SIGNALED, job.job, USER, signal=request.signal)
         if request.signal == signal.SIGKILL:
             await job.end(
                 pb.StatusDetail(
@@ -181,6 +195,7 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
                 context,
             )
         del self.jobs[request.job_id]
+        self.events.tell(pb.EVENT_TYPE_REMOVED, job.job, USER)
         return pb.RemoveResponse()
 
     async def UpdateLimits(  # noqa: N802
@@ -190,18 +205,23 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
         await self._asked("UpdateLimits", request, context)
         job = await self._running_job(request.job_id, context)
         job.job.limits.MergeFrom(request.limits)
+        self.events.tell(pb.EVENT_TYPE_LIMITS_UPDATED, job.job, USER)
         return pb.UpdateLimitsResponse(limits=job.job.limits, warnings=self.warnings)
 
     async def Pause(self, request: pb.PauseRequest, context: Any) -> pb.PauseResponse:  # noqa: N802
         """Pause a job that runs."""
         await self._asked("Pause", request, context)
-        (await self._running_job(request.job_id, context)).job.paused = True
+        job = (await self._running_job(request.job_id, context)).job
+        job.paused = True
+        self.events.tell(pb.EVENT_TYPE_PAUSED, job, USER)
         return pb.PauseResponse()
 
     async def Resume(self, request: pb.ResumeRequest, context: Any) -> pb.ResumeResponse:  # noqa: N802
         """Let a job go on."""
         await self._asked("Resume", request, context)
-        (await self._running_job(request.job_id, context)).job.paused = False
+        job = (await self._running_job(request.job_id, context)).job
+        job.paused = False
+        self.events.tell(pb.EVENT_TYPE_RESUMED, job, USER)
         return pb.ResumeResponse()
 
     async def Stats(  # noqa: N802
@@ -220,6 +240,21 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
                 await job.changed.wait()
         if job.finished:
             yield pb.StatsResponse(status=job.job.status, usage=job.job.usage)
+
+    async def Watch(  # noqa: N802
+        self, request: pb.WatchRequest, context: Any
+    ) -> AsyncIterator[pb.WatchResponse]:
+        """Tell what happens to jobs."""
+        refusal = await self._asked("Watch", request, context)
+        if request.job_id and not request.resume_token:
+            await self._job(request.job_id, context)
+        sent = 0
+        async with aclosing(self.events.watch(request)) as messages:
+            async for message in messages:
+                if refusal is not None and sent == refusal.after:
+                    await _refuse(refusal, context)
+                yield message
+                sent += 1
 
     async def _running_job(self, job_id: str, context: Any) -> ScriptedJob:
         job = await self._job(job_id, context)

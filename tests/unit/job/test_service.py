@@ -42,7 +42,7 @@ class Host:
         self.tree = FakeCgroupTree()
         self.changes = []
 
-    def service(self):
+    def service(self, **settings):
         return Service(
             log_dir=self.log_dir,
             state_dir=self.directory / "state",
@@ -52,6 +52,7 @@ class Host:
             ),
             cgroups_service=self.tree.service(devices=Devices(self.directory / "sys")),
             connect=self.shim.connect,
+            **settings,
         )
 
     def on_change(self, change):
@@ -189,11 +190,34 @@ async def test_equal_specifications_are_one_request_whatever_their_types(host, s
     assert other is one
 
 
-@pytest.mark.parametrize("change", [{"stdin": b"x"}, {"args": ("x",)}, {"env": {"A": "1"}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stdin": b"x"},
+        {"args": ("x",)},
+        {"env": {"A": "1"}},
+        {"output_max_bytes": 1 << 20},
+        {"split_stderr": True},
+    ],
+)
 async def test_a_different_specification_is_a_conflict(service, change):
     await service.start_job(replace(TRUE, request_id="r"))
     with pytest.raises(RequestConflict):
         await service.start_job(replace(TRUE, request_id="r", **change))
+
+
+async def test_a_cap_is_the_jobs_own_or_the_servers_default_as_it_was_at_the_start(host):
+    spec = replace(TRUE, request_id="r")
+    async with host.service(output_max_bytes=1 << 20) as service:
+        job = await service.start_job(spec)
+        own = await service.start_job(replace(TRUE, output_max_bytes=1 << 30))
+        none = await service.start_job(replace(TRUE, output_max_bytes=2**64 - 1))
+        caps = [each.record.output_max_bytes for each in (job, own, none)]
+        assert caps == [1 << 20, 1 << 30, None]
+        assert [host.shim.launched[j.id].output_max_bytes for j in (job, own, none)] == caps
+    async with host.service(output_max_bytes=2 << 20) as service:
+        assert (await service.fetch_job(job.id)).record.output_max_bytes == 1 << 20
+        assert (await service.start_job(spec)).id == job.id
 
 
 async def test_the_same_standard_input_is_the_same_request(service):
@@ -242,13 +266,173 @@ async def test_an_end_that_overtakes_the_answer_counts(host, service):
 async def test_an_end_that_cannot_be_recorded_is_known_until_it_can(host):
     async with host.service() as service:
         job = await service.start_job(TRUE)
-        service._store.update = failing(ResourceExhausted("disk full"))
+        service._store.finish = failing(ResourceExhausted("disk full"))
         host.write_exit_record(job.id, exit_code=5)
         host.shim.end(job.id, exit_code=5)
         assert (await service.fetch_job(job.id)).status.exit_code == 5
     async with host.service() as service:
         assert (await service.fetch_job(job.id)).status.exit_code == 5
-        assert service._unrecorded == {}
+        assert service._ledger.unwritten(job.id) is None
+    assert host.registry("SELECT type FROM events") == [("started",), ("ended",)]
+
+
+# Events
+
+
+async def test_what_happens_to_jobs_is_told_in_order(host, service):
+    job = await service.start_job(TRUE, owner="user_alpha")
+    host.tree.write(f"{service.cgroups.cgroup(job.id).path}/cgroup.procs", "10")
+    async with contextlib.aclosing(service.watch(job_id=job.id)) as watch:
+        assert (await anext(watch)).event is None
+        await service.update_limits(job.id, Limits(pids_max=9), user="user_bravo")
+        await service.pause_job(job.id, user="user_alpha")
+        await service.resume_job(job.id, user="user_alpha")
+        stopping = asyncio.create_task(service.stop_job(job.id, user="user_carol"))
+        await until(lambda: host.shim.stops)
+        host.shim.end(job.id, signal=15, stopped=True)
+        await stopping
+        events = [(await anext(watch)).event for _ in range(5)]
+    assert [(event.type, event.user) for event in events] == [
+        ("limits updated", "user_bravo"),
+        ("paused", "user_alpha"),
+        ("resumed", "user_alpha"),
+        ("stopping", "user_carol"),
+        ("ended", ""),
+    ]
+    assert events[-1].status == job.status
+
+
+async def test_a_start_that_fails_is_never_told(host, service):
+    host.shim.refusal = CommandNotFound("no")
+    with pytest.raises(CommandNotFound):
+        await service.start_job(TRUE)
+    assert host.registry("SELECT type FROM events") == []
+
+
+async def test_events_of_a_dead_server_are_told_once_by_the_next(host):
+    async with host.service() as service:
+        async with contextlib.aclosing(service.watch()) as watch:
+            token = (await anext(watch)).token
+        jobs = [await service.start_job(TRUE) for _ in range(3)]
+    # The second one ends while no server is there, the third one was not recorded as running.
+    host.write_exit_record(jobs[1].id, exit_code=0)
+    host.shim.kill(jobs[1].id)
+    del host.shim.launched[jobs[1].id]
+    host.registry("UPDATE jobs SET state = 'pending', pid = NULL WHERE id = ?", jobs[2].id)
+    host.registry("DELETE FROM events WHERE job_id = ?", jobs[2].id)
+    for _ in range(2):
+        async with host.service():
+            pass
+    async with (
+        host.service() as service,
+        contextlib.aclosing(service.watch(token)) as watch,
+        asyncio.timeout(20),
+    ):
+        events = [(await anext(watch)).event for _ in range(4)]
+    assert sorted((event.job_id, event.type) for event in events) == sorted(
+        [
+            (jobs[0].id, "started"),
+            (jobs[1].id, "started"),
+            (jobs[1].id, "ended"),
+            (jobs[2].id, "started"),
+        ]
+    )
+    assert len(host.registry("SELECT * FROM events")) == 4
+
+
+async def test_a_removal_is_told_with_who_wanted_it_or_not_made(host, service):
+    job = await service.start_job(TRUE)
+    host.shim.end(job.id, exit_code=0)
+    await job.wait()
+    write = service._store.write
+
+    def full(statement, values):
+        if "INSERT INTO events" in statement:
+            raise ResourceExhausted("disk full")
+        return write(statement, values)
+
+    service._store.write = full
+    with pytest.raises(ResourceExhausted):
+        await service.remove_job(job.id)
+    assert (await service.fetch_job(job.id)).finished
+    service._store.write = write
+    async with contextlib.aclosing(service.watch(job_id=job.id)) as watch, asyncio.timeout(20):
+        await anext(watch)
+        await service.remove_job(job.id, user="user_bravo")
+        event = (await anext(watch)).event
+        assert (event.type, event.user, event.status) == ("removed", "user_bravo", job.status)
+        with pytest.raises(StopAsyncIteration):
+            await anext(watch)
+    assert [kind for kind, *_ in host.changes] == ["started", "ended", "removed"]
+
+
+async def test_limits_that_a_dying_server_changed_are_told_by_the_next(host):
+    async with host.service() as service:
+        job = await service.start_job(TRUE)
+        service.cgroups.update_limits(job.id, Limits(pids_max=7))
+    for _ in range(2):
+        async with host.service():
+            pass
+    assert host.registry("SELECT type FROM events") == [("started",), ("limits updated",)]
+
+
+async def test_stop_pause_and_resume_work_on_a_full_disk_and_the_end_is_told_later(host, service):
+    job = await service.start_job(TRUE)
+    host.tree.write(f"{service.cgroups.cgroup(job.id).path}/cgroup.procs", "10")
+    write = service._store.write
+    service._store.write = failing(ResourceExhausted("disk full"))
+    await service.pause_job(job.id)
+    await service.resume_job(job.id)
+    stopping = asyncio.create_task(service.stop_job(job.id))
+    await until(lambda: host.shim.stops)
+    host.shim.end(job.id, signal=15, stopped=True)
+    assert (await stopping).status.state is State.STOPPED
+    service._store.write = write
+    await until(lambda: service._ledger.unwritten(job.id) is None)
+    assert host.registry("SELECT type FROM events") == [("started",), ("ended",)]
+
+
+async def test_an_end_that_could_not_be_recorded_is_tried_when_the_service_is_left(host):
+    async with host.service() as service:
+        job = await service.start_job(TRUE)
+        finish = service._store.finish
+        service._store.finish = failing(ResourceExhausted("disk full"))
+        host.shim.end(job.id, exit_code=5)
+        assert job.finished
+        service._store.finish = finish
+    assert host.registry("SELECT type FROM events") == [("started",), ("ended",)]
+
+
+async def test_who_watches_a_job_whose_start_fails_is_told(host, service):
+    failing_now = asyncio.Event()
+
+    async def fail(*_args, **_fds):
+        await failing_now.wait()
+        raise CommandNotFound("no")
+
+    host.shim.clients[0].launch = fail
+    starting = asyncio.create_task(service.start_job(TRUE))
+    await until(lambda: host.registry("SELECT id FROM jobs"))
+    ((job_id,),) = host.registry("SELECT id FROM jobs")
+    async with contextlib.aclosing(service.watch(job_id=job_id)) as watch, asyncio.timeout(20):
+        await anext(watch)
+        waiting = asyncio.create_task(anext(watch))
+        await asyncio.sleep(0)
+        failing_now.set()
+        with pytest.raises(JobNotFound):
+            await waiting
+    with pytest.raises(CommandNotFound):
+        await starting
+
+
+async def test_leaving_ends_every_watch(host):
+    async with host.service() as service:
+        watch = service.watch()
+        await anext(watch)
+        waiting = asyncio.create_task(anext(watch))
+        await asyncio.sleep(0)
+    with pytest.raises(ShuttingDown):
+        await waiting
 
 
 # Shims that die

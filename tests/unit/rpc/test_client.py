@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Self
 
 import grpc
@@ -13,6 +14,7 @@ from jobworker.errors import ConfigError
 from jobworker.rpc.client import Client
 from jobworker.rpc.resume import OutputInterrupted, StreamInterrupted
 from jobworker.rpc.v1 import jobworker_pb2 as pb
+from jobworker.rpc.watch import WatchInterrupted
 from jobworker.testing.servicer import RUNNING, Refusal, ScriptedService
 
 if TYPE_CHECKING:
@@ -424,3 +426,82 @@ class Cutter:
                 budget -= len(data)
                 if budget == 0:
                     return
+
+
+# Events
+
+
+async def take_events(stream, count) -> list[tuple[int, str]]:
+    async with asyncio.timeout(20):
+        events = [await anext(stream) for _ in range(count)]
+    return [(event.type, event.job_id) for event in events]
+
+
+async def test_a_watch_goes_on_after_the_restart_of_the_server(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(status=RUNNING)
+    async with connect(listener.url) as client, aclosing(client.watch()) as stream:
+        assert await take_events(stream, 1) == [(pb.EVENT_TYPE_UNSPECIFIED, "")]
+        service.events.tell(pb.EVENT_TYPE_PAUSED, job.job)
+        assert await take_events(stream, 1) == [(pb.EVENT_TYPE_PAUSED, job.job.id)]
+        await listener.stop()
+        service.events.tell(pb.EVENT_TYPE_RESUMED, job.job)
+        await serve(service, port=listener.port)
+        await job.end()
+        assert await take_events(stream, 2) == [
+            (pb.EVENT_TYPE_RESUMED, job.job.id),
+            (pb.EVENT_TYPE_ENDED, job.job.id),
+        ]
+
+
+async def test_a_watch_that_breaks_again_and_again_tells_every_event_once(serve, service, connect):
+    listener = await serve(service)
+    jobs = [service.add(status=RUNNING) for _ in range(20)]
+    service.refusals["Watch"] = [
+        Refusal(grpc.StatusCode.UNAVAILABLE, "Socket closed", after=count) for count in (3, 1, 5, 2)
+    ]
+    for job in jobs:
+        await job.end()
+    async with connect(listener.url) as client, aclosing(client.watch("0")) as stream:
+        assert await take_events(stream, 20) == [(pb.EVENT_TYPE_ENDED, job.job.id) for job in jobs]
+    assert [each.resume_token for each in service.requests] == ["0", "3", "4", "9", "11"]
+
+
+async def test_a_watch_of_one_job_ends_with_its_removal(serve, service, connect):
+    listener = await serve(service)
+    job, other = service.add(), service.add()
+    service.events.tell(pb.EVENT_TYPE_REMOVED, other.job)
+    service.events.tell(pb.EVENT_TYPE_REMOVED, job.job)
+    async with connect(listener.url) as client:
+        watched = [each.job_id async for each in client.watch("0", job_id=job.job.id)]
+    assert watched == [job.job.id]
+    assert len(service.requests) == 1
+
+
+async def test_a_refused_watch_is_an_error_at_once(serve, service, connect):
+    listener = await serve(service)
+    service.refusals["Watch"] = [Refusal(grpc.StatusCode.OUT_OF_RANGE, "list the jobs")]
+    async with connect(listener.url) as client:
+        with pytest.raises(grpc.aio.AioRpcError, match="list the jobs"):
+            await anext(client.watch("0"))
+
+
+async def test_a_watch_ends_with_an_error_when_the_server_stays_away(serve, service, connect):
+    listener = await serve(service)
+    async with connect(listener.url) as client:
+        stream = client.watch(give_up_after=0.3)
+        await take_events(stream, 1)
+        await listener.stop()
+        with pytest.raises(WatchInterrupted) as given_up:
+            await anext(stream)
+    assert given_up.value.resume_token == "0"
+
+
+async def test_a_watch_that_is_left_is_over_for_the_server_too(serve, service, connect):
+    listener = await serve(service)
+    async with connect(listener.url) as client:
+        async with aclosing(client.watch()) as stream:
+            await take_events(stream, 1)
+            assert service.events.watchers == 1
+        async with asyncio.timeout(20):
+            await service.events.wait_for_watchers(0)

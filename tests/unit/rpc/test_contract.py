@@ -149,6 +149,7 @@ FIELDS = {
         "name": 6,
         "status": 7,
         "user": 8,
+        "signal": 9,
     },
     "SignalRequest": {"job_id": 1, "signal": 2, "all": 3},
     "SignalResponse": {},

@@ -7,6 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from jobworker.cgroups import MAX, CpuMax, DeviceLimit, Limits, cgroup
 from jobworker.errors import InvalidArgument
 from jobworker.job import JobRecord, JobSpec, JobStatus, Reason, State, StopPolicy
+from jobworker.job.event import EventType, JobEvent, Told
 from jobworker.job.record import Process
 from jobworker.job.stats import Sample
 from jobworker.rpc import convert
@@ -152,6 +153,8 @@ def test_every_state_and_reason_has_its_number():
     assert set(convert.STATUSES.values()) == set(pb.Status.values()) - {pb.STATUS_UNSPECIFIED}
     assert set(convert.REASONS) == {*Reason, None}
     assert set(convert.REASONS.values()) == set(pb.Reason.values())
+    assert set(convert.EVENTS) == set(EventType)
+    assert set(convert.EVENTS.values()) == set(pb.EventType.values()) - {pb.EVENT_TYPE_UNSPECIFIED}
 
 
 @pytest.mark.parametrize(
@@ -246,3 +249,28 @@ def test_every_figure_of_a_cgroup_has_a_place_in_the_contract():
     assert figures == set(pb.Usage.DESCRIPTOR.fields_by_name)
     current = {key for _, keys, _ in cgroup._CURRENT for key in keys.values()}
     assert current <= set(pb.StatsResponse.DESCRIPTOR.fields_by_name)
+
+
+def test_an_event_and_a_position_without_one():
+    event = JobEvent(
+        type=EventType.SIGNALED,
+        time=2.5,
+        job_id="j",
+        owner="o",
+        name="n",
+        status=RUNNING.status,
+        user="u",
+        signal=10,
+    )
+    assert convert.watch_message(Told("t", event)) == pb.WatchResponse(
+        resume_token="t",
+        type=pb.EVENT_TYPE_SIGNALED,
+        time=Timestamp(seconds=2, nanos=500_000_000),
+        job_id="j",
+        owner="o",
+        name="n",
+        status=convert.status_detail(RUNNING.status),
+        user="u",
+        signal=10,
+    )
+    assert convert.watch_message(Told("t")) == pb.WatchResponse(resume_token="t")

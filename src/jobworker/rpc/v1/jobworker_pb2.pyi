@@ -55,7 +55,7 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     EVENT_TYPE_STARTED: _EventType.ValueType  # 1
     """The command was executed."""
     EVENT_TYPE_STOPPING: _EventType.ValueType  # 2
-    """The job was told to end."""
+    """Somebody told the job to end; once for each request."""
     EVENT_TYPE_LIMITS_UPDATED: _EventType.ValueType  # 3
     EVENT_TYPE_PAUSED: _EventType.ValueType  # 4
     EVENT_TYPE_RESUMED: _EventType.ValueType  # 5
@@ -71,7 +71,7 @@ EVENT_TYPE_UNSPECIFIED: EventType.ValueType  # 0
 EVENT_TYPE_STARTED: EventType.ValueType  # 1
 """The command was executed."""
 EVENT_TYPE_STOPPING: EventType.ValueType  # 2
-"""The job was told to end."""
+"""Somebody told the job to end; once for each request."""
 EVENT_TYPE_LIMITS_UPDATED: EventType.ValueType  # 3
 EVENT_TYPE_PAUSED: EventType.ValueType  # 4
 EVENT_TYPE_RESUMED: EventType.ValueType  # 5
@@ -1078,15 +1078,23 @@ Global___WaitResponse: _TypeAlias = WaitResponse  # noqa: Y015
 
 @_typing.final
 class WatchRequest(_message.Message):
+    """Watch goes on until the client leaves; with job_id, until that job was removed. Events come in the
+    order in which they were recorded, each exactly once however often the stream is taken up again.
+    The server keeps the last 100,000. A token from before them ends the stream with OUT_OF_RANGE, as
+    does a client that is too slow: then list the jobs, and watch from now on.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     JOB_ID_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
-    """From an earlier WatchResponse: begins after that event. Empty means from now on."""
+    """From an earlier WatchResponse: begins after it. Empty means from now on."""
     job_id: _builtins.str
-    """Only events of this job, of jobs of this owner; empty means of all."""
+    """Only events of this job, of jobs of this owner; empty means of all. A job that is not known is
+    NOT_FOUND, unless events of it come after the token.
+    """
     owner: _builtins.str
     def __init__(
         self,
@@ -1105,8 +1113,9 @@ Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
 
 @_typing.final
 class WatchResponse(_message.Message):
-    """WatchResponse is one event. The first message of a stream that has no resume_token has no event:
-    it says from where on events come.
+    """WatchResponse is one event. A message without a type has no event, only the token to go on with:
+    the first one of a stream that was asked for without a token, and one now and then where
+    job_id or owner leave many events out.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1119,15 +1128,21 @@ class WatchResponse(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
+    """Opaque; valid for the server's registry, across restarts."""
     type: Global___EventType.ValueType
     job_id: _builtins.str
     owner: _builtins.str
     name: _builtins.str
     user: _builtins.str
     """Who asked for it; empty if nobody did."""
+    signal: _builtins.int
+    """What was sent to the job (signaled), or is to be sent first (stopping); else 0."""
     @_builtins.property
-    def time(self) -> _timestamp_pb2.Timestamp: ...
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it happened; of an end that was found after a restart, when the job has ended."""
+
     @_builtins.property
     def status(self) -> Global___StatusDetail:
         """As it was when this happened."""
@@ -1143,10 +1158,11 @@ class WatchResponse(_message.Message):
         name: _builtins.str = ...,
         status: Global___StatusDetail | None = ...,
         user: _builtins.str = ...,
+        signal: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "name", b"name", "owner", b"owner", "resume_token", b"resume_token", "status", b"status", "time", b"time", "type", b"type", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "name", b"name", "owner", b"owner", "resume_token", b"resume_token", "signal", b"signal", "status", b"status", "time", b"time", "type", b"type", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
