@@ -172,6 +172,12 @@ bench: ## Measure, each figure against a bare one in the same run (needs root)
 	@$(MAKE) --silent setup
 	@$(BIN)/python -m bench $(ARGS)
 
+.PHONY: soak
+soak: ## Start, follow and stop jobs at random while server and shim are killed (needs root)
+	$(check_host)
+	@$(MAKE) --silent setup
+	@$(BIN)/python -m bench.soak $(ARGS)
+
 # Source code ------------------------------------------------------------------------------------
 
 .PHONY: lint

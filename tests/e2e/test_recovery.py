@@ -1,6 +1,7 @@
 """The server and the shim may be killed at any moment; jobs, output and ends outlive them."""
 
 import asyncio
+import os
 import signal
 import sqlite3
 
@@ -10,7 +11,7 @@ import pytest
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from tests.support.jobs import sh
 from tests.support.processes import alive
-from tests.support.shim import signal_shim
+from tests.support.shim import keepers, signal_shim
 from tests.support.waiting import until
 
 
@@ -34,6 +35,11 @@ async def follow(client, job_id):
     following = asyncio.create_task(end_of(client, job_id, begun))
     await asyncio.wait_for(begun.wait(), 20)
     return following
+
+
+async def ended(client, job_id):
+    """Return how a job ended, once it has."""
+    return (await end_of(client, job_id))[1].status
 
 
 async def is_lost(client, job_id):
@@ -137,15 +143,14 @@ async def test_the_next_server_can_stop_what_the_last_one_left_running(server):
 async def test_a_killed_shim_leaves_jobs_running_and_new_ones_can_start(server, gate):
     running = server()
     async with running.client() as client:
-        orphan = (await client.start(sh(f"{gate.wait}; echo orphan"))).job_id
+        orphan = (await client.start(sh(f"{gate.wait}; echo orphan; exit 3"))).job_id
         kill_shim(running)
         other = await start_with_any_shim(client, sh("echo other"))
         assert (await end_of(client, other))[1].status.exit_code == 0
         gate.open()
         content, end = await end_of(client, orphan)
         assert content == b"orphan\n"
-        assert (end.status.status, end.status.exit_code) == (pb.STATUS_LOST, -1)
-        assert "shim" in end.status.message
+        assert (end.status.status, end.status.exit_code) == (pb.STATUS_EXITED, 3)
         assert not (running.jobs_cgroup / orphan).exists()
 
 
@@ -163,28 +168,134 @@ async def test_an_orphan_can_be_stopped_with_all_it_has_started(server):
 async def test_when_both_are_killed_the_job_goes_on_and_is_found(server, gate):
     running = server()
     async with running.client() as client:
-        job_id = (await client.start(sh(f"echo one; {gate.wait}; echo two"))).job_id
+        job_id = (await client.start(sh(f"echo one; {gate.wait}; echo two; exit 4"))).job_id
         await asyncio.to_thread(running.kill)
         kill_shim(running)
         await asyncio.to_thread(running.restart)
         assert (await client.status(job_id)).status.status == pb.STATUS_RUNNING
         gate.open()
         content, end = await end_of(client, job_id)
-        assert (content, end.status.status) == (b"one\ntwo\n", pb.STATUS_LOST)
+        assert (content, end.status.exit_code) == (b"one\ntwo\n", 4)
+        assert end.status.status == pb.STATUS_EXITED
 
 
-async def test_a_job_that_ended_while_both_were_dead_is_lost_with_the_reason(server, gate):
+@pytest.mark.parametrize("order", ["server first", "shim first", "before they die"])
+@pytest.mark.parametrize(("command", "how"), [("exit 5", (5, 0)), ("kill -9 $$", (-1, 9))])
+async def test_an_end_while_both_are_dead_is_known_exactly(server, gate, order, command, how):
     running = server()
     async with running.client() as client:
-        job_id = (await client.start(sh(f"{gate.wait}; setsid -f sleep 1000"))).job_id
+        job_id = (await client.start(sh(f"{gate.wait}; setsid -f sleep 1000; {command}"))).job_id
         pid = (await client.status(job_id)).job.pid
-        await asyncio.to_thread(running.kill)
-        kill_shim(running)
+        if order == "before they die":
+            signal_shim(running.run_dir, signal.SIGSTOP)
+            gate.open()
+            await until(lambda: not alive(pid))
+        kills = [running.kill, lambda: kill_shim(running)]
+        for kill in kills if order == "server first" else reversed(kills):
+            await asyncio.to_thread(kill)
         gate.open()
         await until(lambda: not alive(pid))
         await asyncio.to_thread(running.restart)
-        await until(lambda: is_lost(client, job_id))
+        status = await ended(client, job_id)
+        assert status.status == pb.STATUS_EXITED
+        assert (status.exit_code, status.signal) == how
         assert not (running.jobs_cgroup / job_id).exists()
+        notes = (running.run_dir / "reaped").iterdir()
+        assert [each for each in notes if each.name.startswith(f"{pid}.")] == []
+
+
+@pytest.mark.parametrize("server_too", [False, True], ids=["server lives", "server too"])
+async def test_an_end_that_no_keeper_could_note_is_known_or_lost_with_the_reason(
+    server, gate, server_too
+):
+    """Who reaps the job, and whether the kernel tells its end, is another matter on each host."""
+    running = server()
+    async with running.client() as client:
+        job_id = (await client.start(sh(f"{gate.wait}; exit 6"))).job_id
+        pid = (await client.status(job_id)).job.pid
+        if server_too:
+            await asyncio.to_thread(running.kill)
+        for keeper in keepers(running.run_dir):
+            os.kill(keeper, signal.SIGKILL)
+        await until(lambda: not keepers(running.run_dir))
+        kill_shim(running)
+        gate.open()
+        await until(lambda: not alive(pid))
+        if server_too:
+            await asyncio.to_thread(running.restart)
+        status = await ended(client, job_id)
+        known = (status.status, status.exit_code) == (pb.STATUS_EXITED, 6)
+        assert known or (status.status == pb.STATUS_LOST and "keeper" in status.message)
+
+
+async def test_an_accepted_stop_of_an_orphan_outlives_the_server(server):
+    running = server()
+    async with running.client() as client:
+        request = sh("trap 'echo asked' TERM; echo ready; while :; do sleep 0.05; done")
+        job_id = (await client.start(request)).job_id
+        output = running.log_dir / job_id / "output"
+        await until(lambda: b"ready" in output.read_bytes())
+        kill_shim(running)
+        stop = asyncio.create_task(client.stop(job_id, grace=1.5))
+        await until(lambda: b"asked" in output.read_bytes())
+        await asyncio.to_thread(running.kill)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stop
+        await asyncio.to_thread(running.restart)
+        status = await ended(client, job_id)
+        assert (status.status, status.reason) == (pb.STATUS_STOPPED, pb.REASON_STOPPED)
+        assert status.signal == 9
+
+
+async def test_a_time_limit_of_an_orphan_is_kept_by_the_next_server(server):
+    running = server()
+    async with running.client() as client:
+        request = sh("trap '' TERM; sleep 1000")
+        request.timeout.FromMilliseconds(300)
+        request.stop.grace.FromMilliseconds(300)
+        job_id = (await client.start(request)).job_id
+        await asyncio.to_thread(running.kill)
+        kill_shim(running)
+        await asyncio.to_thread(running.restart)
+        status = await ended(client, job_id)
+        assert (status.status, status.reason) == (pb.STATUS_STOPPED, pb.REASON_TIMED_OUT)
+        assert status.signal == 9
+
+
+async def test_shims_that_die_one_after_the_other_lose_no_end(server, gate):
+    running = server()
+    async with running.client() as client:
+        jobs = []
+        for code in range(1, 5):
+            jobs.append(await start_with_any_shim(client, sh(f"{gate.wait}; exit {code}")))
+            kill_shim(running)
+        gate.open()
+        codes = [(await ended(client, job_id)).exit_code for job_id in jobs]
+        assert codes == [1, 2, 3, 4]
+
+
+async def test_the_ends_of_200_jobs_whose_shim_is_killed_are_all_known(server, gate):
+    running = server()
+    async with running.client() as client:
+        requests = [sh(f"{gate.wait}; exit {code % 200}") for code in range(200)]
+        started = await asyncio.gather(*map(client.start, requests))
+        kill_shim(running)
+        gate.open()
+        statuses = await asyncio.gather(*(ended(client, each.job_id) for each in started))
+        assert [status.exit_code for status in statuses] == list(range(200))
+
+
+async def test_a_shim_that_stands_still_loses_nothing_and_is_waited_for(server, gate):
+    running = server()
+    async with running.client() as client:
+        job_id = (await client.start(sh(f"{gate.wait}; exit 7"))).job_id
+        signal_shim(running.run_dir, signal.SIGSTOP)
+        try:
+            gate.open()
+            assert (await client.status(job_id)).status.status == pb.STATUS_RUNNING
+        finally:
+            signal_shim(running.run_dir, signal.SIGCONT)
+        assert (await ended(client, job_id)).exit_code == 7
 
 
 async def test_nothing_of_a_restarted_host_is_signalled(server):

@@ -1,4 +1,4 @@
-"""What holds of every server at rest, whatever was killed before: nothing lost, nothing left over."""
+"""What holds of every server at rest, whatever was killed before: nothing lost or left over."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 from jobworker.rpc.client import Client
 from tests.support.cgroups import empty_cgroup, populated
 from tests.support.processes import JOBWORKER, environment
-from tests.support.shim import shim_is_gone
+from tests.support.shim import all_is_gone
 from tests.support.waiting import PATIENCE, wait_until
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Server:
         for job in jobs:
             empty_cgroup(job)
         wait_until(
-            lambda: shim_is_gone(self.run_dir), "the shim ended after the server and the last job"
+            lambda: all_is_gone(self.run_dir), "the shim ended after the server and the last job"
         )
         assert not jobs, f"the test left jobs running: {[job.name for job in jobs]}"
 

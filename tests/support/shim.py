@@ -6,12 +6,10 @@ import fcntl
 import os
 import re
 import signal
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from jobworker.shim import wire
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from jobworker.shim.proc import KEEPER_NAME, processes
 
 
 def shim_pid(run_dir: Path) -> int:
@@ -26,6 +24,24 @@ def signal_shim(run_dir: Path, signum: signal.Signals) -> None:
         signal.pidfd_send_signal(pidfd, signum)
     finally:
         os.close(pidfd)
+
+
+def keepers(run_dir: Path) -> list[int]:
+    """Return the pids of the keepers that write into a run directory's log."""
+    log = str(run_dir / wire.LOG_NAME)
+    return [each.pid for each in processes() if each.name == KEEPER_NAME and _log(each.pid) == log]
+
+
+def _log(pid: int) -> str:
+    try:
+        return str(Path(f"/proc/{pid}/fd/1").readlink())
+    except OSError:
+        return ""
+
+
+def all_is_gone(run_dir: Path) -> bool:
+    """Whether neither a shim nor a keeper of a run directory is left."""
+    return shim_is_gone(run_dir) and not keepers(run_dir)
 
 
 def shim_is_gone(run_dir: Path) -> bool:

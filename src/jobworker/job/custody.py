@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -23,10 +22,12 @@ from jobworker.errors import (
     ShimUnavailable,
     Unavailable,
 )
-from jobworker.job import outcome, processes, trimming
-from jobworker.job.link import Link
-from jobworker.job.orphan import Orphan
-from jobworker.job.record import Process
+from jobworker.job import outcome, processes
+from jobworker.job.end_notes import EndNotes
+from jobworker.job.links import Links
+from jobworker.job.main_process import find_main_process, identity, started_at
+from jobworker.job.orphans import Orphans
+from jobworker.job.record import AcceptedStop
 from jobworker.job.state import Event, JobStatus, State, transition
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from jobworker import cgroups
     from jobworker.job.job import Job
-    from jobworker.job.record import JobRecord
+    from jobworker.job.record import JobRecord, Process
     from jobworker.job.spec import StopPolicy
 
 log = logging.getLogger(__name__)
@@ -48,12 +49,17 @@ _RECONCILE_PATIENCE: Final = 3.0
 """Seconds that a new connection waits for jobs whose execve has not come to an end yet."""
 
 
+class StartUndecided(ShimUnavailable):
+    """Raised when it cannot be found out now whether a command was executed; it may have been."""
+
+
 class Custody:
     """Holds the live jobs of a Service.
 
     `on_running(job, record)` is called when a job has begun to run; if it raises, the launch fails.
-    `on_ended(job, record)` is called when one has ended. `abandon(job)` removes a job that turns
-    out not to have started. `connect` makes a connection to the shim.
+    `on_stop(job, record)` is called when a stop was accepted, and `on_ended(job, record)` when a
+    job has ended. `abandon(job)` removes a job that turns out not to have started. `connect` makes
+    a connection to the shim.
     """
 
     def __init__(
@@ -63,6 +69,7 @@ class Custody:
         log_dir: Path,
         cgroups: cgroups.Service,
         on_running: Callable[[Job, JobRecord], None],
+        on_stop: Callable[[Job, JobRecord], None],
         on_ended: Callable[[Job, JobRecord], None],
         abandon: Callable[[Job], Awaitable[None]],
         connect: Callable[..., Awaitable[shim.Client]] | None = None,
@@ -70,29 +77,39 @@ class Custody:
         self._log_dir = log_dir
         self._cgroups = cgroups
         self._on_running = on_running
+        self._on_stop = on_stop
         self._on_ended = on_ended
         self._abandon = abandon
         self._jobs: dict[str, Job] = {}
         self._launching: set[str] = set()
+        self._launchers: dict[str, shim.Client] = {}
+        self._stopping: set[str] = set()
         self._pidfds: dict[str, int] = {}
-        self._stops: dict[str, tuple[StopPolicy, float]] = {}
-        self._orphans: dict[str, Orphan] = {}
-        self._watching: set[asyncio.Task[None]] = set()
-        self._link = Link(
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._notes = EndNotes(run_dir)
+        self._orphans = Orphans(
+            cgroups=cgroups,
+            notes=self._notes,
+            read_end=self._read_end,
+            on_record=self._conclude,
+            on_end=self._finish,
+        )
+        self._links = Links(
             run_dir, on_ended=self._shim_ended, reconcile=self._reconcile_all, connect=connect
         )
 
     async def open(self, jobs: list[Job]) -> None:
         """Take up the jobs that were unfinished when last heard of. Raises ShimUnavailable."""
         self._jobs.update({job.id: job for job in jobs})
-        await self._link.open()
+        await self._links.open()
 
     async def close(self) -> None:
         """Let go of all jobs; they go on."""
-        await self._link.close()
-        for task in self._watching:
+        await self._links.close()
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._watching, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._orphans.close()
         for pidfd in self._pidfds.values():
             os.close(pidfd)
         self._pidfds.clear()
@@ -108,7 +125,7 @@ class Custody:
     def is_stopping(self, job: Job) -> bool:
         """Whether a live job has been told to end, as far as this server knows."""
         orphan = self._orphans.get(job.id)
-        return job.id in self._stops or (orphan is not None and orphan.told is not None)
+        return job.record.stop is not None or (orphan is not None and orphan.timed_out)
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -122,20 +139,57 @@ class Custody:
         """Forget a job that did not start; events of it are ignored from now on."""
         self._jobs.pop(job.id, None)
         self._launching.discard(job.id)
-        self._stops.pop(job.id, None)
         self._close_pidfd(job)
 
     async def launch(self, job: Job, launch: shim.Launch, **fds: int) -> None:
         """Have the shim start a job that was added; the descriptors stay the caller's.
 
-        Raises what `shim.Client.launch` raises.
+        Raises what `shim.Client.launch` raises; after StartUndecided the job stays in custody.
         """
-        client = await self._link.client()
-        async with _patience(_LAUNCH_PATIENCE, "execute the command"):
-            launched = await client.launch(launch, **fds)
-        steps.reached("server.start.executed")
-        self._adopt(job, launched)
-        self._launching.discard(job.id)
+        client = await self._links.client()
+        try:
+            async with _patience(_LAUNCH_PATIENCE, "execute the command"):
+                launched = await client.launch(launch, **fds)
+        except ShimUnavailable:
+            if not client.lost:
+                raise
+            self._launchers[job.id] = client
+            try:
+                await self._find_out(job)
+            finally:
+                del self._launchers[job.id]
+        else:
+            steps.reached("server.start.executed")
+            self._adopt(job, launched)
+            self._launching.discard(job.id)
+
+    async def _find_out(self, job: Job) -> None:
+        """Find out what became of a launch whose shim is gone: it may have happened.
+
+        Raises ShimUnavailable if the command has not been executed and never will be, and
+        StartUndecided if that cannot be found out now.
+        """
+        try:
+            while True:
+                client = await self._links.client()
+                try:
+                    await self._reconcile(job, client)
+                    break
+                except ShimUnavailable:
+                    if not client.lost:
+                        raise
+        except (OSError, JobWorkerError) as error:
+            raise StartUndecided(
+                f"the shim died while it started job {job.id}, and it cannot be found out now "
+                f"whether the command runs: {error}; ask for the job, or start it again with the "
+                "same request_id, which does not run it twice"
+            ) from error
+        finally:
+            self._launching.discard(job.id)
+        if job.id not in self._jobs and not job.finished:
+            raise ShimUnavailable(
+                "the shim died before it executed the command, so nothing has been run; try again"
+            )
 
     async def stop(self, job: Job, policy: StopPolicy) -> None:
         """Have a running job stopped, and return once it has ended.
@@ -143,14 +197,24 @@ class Custody:
         Raises ShimUnavailable if no shim can be reached, Unavailable if nobody knows the job, and
         JobNotFound if it turns out that it has never been started.
         """
-        self._note_stop(job, policy)
+        kill_at = processes.boot_time() + policy.grace
+        self._accept_stop(job, policy.signal, kill_at)
         steps.reached("server.stop.accepted")
+        self._stopping.add(job.id)
+        try:
+            await self._pass_on_stop(job, policy, kill_at)
+        finally:
+            self._stopping.discard(job.id)
+        await job.wait()
+
+    async def _pass_on_stop(self, job: Job, policy: StopPolicy, kill_at: float) -> None:
+        """Tell whoever has a job to stop it."""
         asked_again = False
         while not job.finished:
             if (orphan := self._orphans.get(job.id)) is not None:
-                orphan.stop(policy)
+                orphan.stop(policy.signal, kill_at)
                 break
-            client = await self._link.client()
+            client = self._links.holder(job.id) or await self._links.client()
             if job.finished or job.id in self._orphans:
                 continue
             try:
@@ -171,14 +235,29 @@ class Custody:
                 if not client.lost:
                     raise
                 # With the next connection, it is known who has the job.
-        await job.wait()
 
-    def _note_stop(self, job: Job, policy: StopPolicy) -> None:
-        """Remember a stop, and when it kills: another may bring that nearer, never put it off."""
-        kill_at = asyncio.get_running_loop().time() + policy.grace
-        if (known := self._stops.get(job.id)) is not None:
-            kill_at = min(kill_at, known[1])
-        self._stops[job.id] = (policy, kill_at)
+    def _accept_stop(self, job: Job, signum: int, kill_at: float) -> None:
+        """Record a stop, and when it kills: another may bring that nearer, never put it off.
+
+        From now on, it is carried out whoever dies.
+        """
+        known, boot_id = job.record.stop, processes.boot_id()
+        if known is not None and known.boot_id == boot_id:
+            kill_at = min(kill_at, known.kill_at)
+        stop = AcceptedStop(boot_id=boot_id, signal=signum, kill_at=kill_at)
+        if not job.finished and job.id in self._jobs:
+            self._on_stop(job, replace(job.record, stop=stop))
+
+    async def _stop_again(self, job: Job, client: shim.Client) -> None:
+        """Pass on a stop that was accepted, but that its shim has not heard of."""
+        stop = job.record.stop
+        if stop is None or stop.boot_id != processes.boot_id():
+            return
+        grace = max(stop.kill_at - processes.boot_time(), 0.0)
+        try:
+            await client.stop(job.id, signal=stop.signal, grace=grace)
+        except (JobNotFound, ShimUnavailable):
+            return  # It has ended, or the next connection does this.
 
     def main_process(self, job: Job) -> int | None:
         """Return the pidfd of a live job's main process, if it is known; it stays the custody's."""
@@ -196,13 +275,12 @@ class Custody:
         self._pidfds[job.id] = launched.pidfd
         if job.status.state is State.RUNNING:
             return
-        process = Process(
-            boot_id=processes.boot_id(), pid=launched.pid, start_time=launched.start_time
-        )
+        self._begin(job, identity(launched), launched.started_at)
+
+    def _begin(self, job: Job, process: Process, started_at: float) -> None:
         status = JobStatus(transition(job.status.state, Event.START))
         self._on_running(
-            job,
-            replace(job.record, status=status, process=process, started_at=launched.started_at),
+            job, replace(job.record, status=status, process=process, started_at=started_at)
         )
 
     def _shim_ended(self, end: shim.ExitRecord) -> None:
@@ -242,6 +320,7 @@ class Custody:
 
     async def _reconcile_all(self, client: shim.Client) -> None:
         """Ask about all jobs at once; one whose execve hangs is not waited for."""
+        await self._settle(client)
         tasks = [
             asyncio.create_task(self._reconcile_one(job, client))
             for job in self._jobs.values()
@@ -251,10 +330,11 @@ class Custody:
             _, late = await asyncio.wait(tasks, timeout=_RECONCILE_PATIENCE)
             for task in late:
                 self._keep(task)
+        self._sweep()
 
     async def _reconcile_one(self, job: Job, client: shim.Client) -> None:
         try:
-            await self._reconcile(job, client)
+            await self._place(job, client)
         except ShimUnavailable:
             pass  # The next connection asks again.
         except Exception:
@@ -262,23 +342,39 @@ class Custody:
             log.exception("cannot find out what became of job %s", job.id)
 
     async def _reconcile(self, job: Job, client: shim.Client) -> None:
+        await self._settle(client)
+        await self._place(job, client)
+
+    async def _settle(self, client: shim.Client) -> None:
+        """Wait until keepers have noted the ends of jobs that no shim has."""
+        known = {*client.jobs, *self._orphans.ids()}
+        if any(job_id not in known and not self._links.holder(job_id) for job_id in self._jobs):
+            await processes.keepers_settled()
+
+    async def _place(self, job: Job, client: shim.Client) -> None:
+        """Find out who has a job."""
         steps.reached("server.recovery.reconciling")
+        client = self._links.holder(job.id) or client
         if job.id in client.jobs:
             try:
-                self._adopt(job, await client.attach(job.id))
+                launched = await client.attach(job.id)
+                self._adopt(job, launched)
             except JobNotFound:
                 pass  # It has ended since: the event has come, or its record is on disk.
             except LaunchFailed:
                 await self._abandon(job)
                 return
             else:
+                if not launched.stopped and job.id not in self._stopping:
+                    self._keep(asyncio.create_task(self._stop_again(job, client)))
                 return
         if job.finished:
             return
         process = job.record.process
-        pidfd = self._pidfds.pop(job.id, None)
-        if pidfd is None and process is not None:
-            pidfd = processes.open_pidfd(process)
+        if process is None:
+            await self._place_unknown(job)
+            return
+        pidfd = self._pidfds.pop(job.id, None) or processes.open_pidfd(process)
         if pidfd is None or processes.has_ended(pidfd):
             end, _ = self._read_end(job)
             if end is not None:
@@ -286,10 +382,36 @@ class Custody:
                     os.close(pidfd)
                 self._conclude(job, end)
                 return
-            if job.status.state is State.PENDING and not self._has_begun(job):
+        self._orphans.watch(job, pidfd)
+
+    async def _place_unknown(self, job: Job) -> None:
+        """Find out what became of a job whose main process nobody has told us."""
+        end, _ = self._read_end(job)
+        if end is not None:
+            self._conclude(job, end)
+            return
+        cgroup = self._cgroups.cgroup(job.id)
+        async with _patience(_LAUNCH_PATIENCE, "execute the command"):
+            main = await find_main_process(cgroup, self._notes)
+        if job.finished or job.id not in self._jobs:
+            return
+        if main is None:
+            if not self._may_have_begun(job):
                 await self._abandon(job)
-                return
-        self._watch_orphan(job, pidfd)
+            else:
+                self._orphans.watch(job, None, main_process_known=False)
+        elif not main.executed:
+            await self._abandon(job)
+        else:
+            process = identity(main)
+            pidfd = processes.open_pidfd(process)
+            self._begin(job, process, started_at(process))
+            self._orphans.watch(job, pidfd)
+
+    def _sweep(self) -> None:
+        """Remove the notes of keepers that nobody needs any more."""
+        if not self._launching:
+            self._notes.sweep(job.record for job in self._jobs.values())
 
     def _read_end(self, job: Job) -> tuple[shim.ExitRecord | None, str]:
         """Return a job's exit record, if it is one of this job, and what is wrong with it."""
@@ -311,61 +433,23 @@ class Custody:
             return None, "its exit record is another job's"
         return end, ""
 
-    def _has_begun(self, job: Job) -> bool:
-        """Whether the command of a pending job has left traces of having been executed."""
+    def _may_have_begun(self, job: Job) -> bool:
+        """Whether the command of a pending job may have been executed: traces, or a doubt.
+
+        A doubt remains if its shim has died, and no keeper says that what it left was noted.
+        """
         written = job.output_size() or job.stderr_size()
-        return self._cgroups.cgroup(job.id).populated() or bool(written)
-
-    # Orphans
-
-    def _watch_orphan(self, job: Job, pidfd: int | None) -> None:
-        cgroup = self._cgroups.cgroup(job.id)
-        orphan = Orphan(cgroup, pidfd, main_process_known=job.record.process is not None)
-        self._orphans[job.id] = orphan
-        if job.spec.timeout is not None:
-            begun = job.record.started_at or job.record.created_at
-            orphan.limit(begun + job.spec.timeout - time.time(), job.spec.stop)
-        if (stop := self._stops.get(job.id)) is not None:
-            policy, kill_at = stop
-            left = kill_at - asyncio.get_running_loop().time()
-            orphan.stop(replace(policy, grace=max(left, 0.0)))
-        self._keep(asyncio.create_task(self._await_orphan(job, orphan)))
+        if self._cgroups.cgroup(job.id).populated() or written:
+            return True
+        client = self._launchers.get(job.id)
+        if client is None or client.shim is None:
+            return False
+        launcher = identity(client.shim)
+        return processes.look(launcher) is None and self._notes.of_process(launcher) is None
 
     def _keep(self, task: asyncio.Task[None]) -> None:
-        self._watching.add(task)
-        task.add_done_callback(self._watching.discard)
-
-    async def _await_orphan(self, job: Job, orphan: Orphan) -> None:
-        async with trimming.keep_trimmed(self._log_dir, job.record):
-            await orphan.wait_ended()
-        del self._orphans[job.id]
-        # The shim may have been alive all the time, and only out of reach.
-        end, trouble = self._read_end(job)
-        if end is not None:
-            self._conclude(job, end)
-            return
-        usage = self._usage(job)
-        left = self._remove_cgroup(job)
-        status = outcome.conclude_orphan(job.record, orphan.told, processes.boot_id())
-        message = "; ".join(part for part in (status.message, trouble, left) if part)
-        self._finish(
-            job,
-            replace(
-                job.record,
-                status=replace(status, message=message),
-                ended_at=time.time(),
-                output_size=job.output_size() or 0,
-                stderr_size=job.stderr_size(),
-                usage=usage,
-            ),
-        )
-
-    def _usage(self, job: Job) -> dict[str, int]:
-        try:
-            return self._cgroups.cgroup(job.id).usage()
-        except (OSError, ValueError):
-            log.exception("cannot read what job %s has used", job.id)
-            return {}
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _remove_cgroup(self, job: Job) -> str:
         """Remove what may be left of a job's cgroup; return in words what went wrong."""

@@ -59,6 +59,11 @@ class Job:
         return self._record.id
 
     @property
+    def log_dir(self) -> Path:
+        """Where its directory is."""
+        return self._log_dir
+
+    @property
     def record(self) -> JobRecord:
         """Everything that is known of the job at this moment."""
         return self._record

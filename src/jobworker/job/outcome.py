@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from jobworker.job.state import Event, JobStatus, Reason, State, transition
+from jobworker.shim.wire import ExitRecord
 
 if TYPE_CHECKING:
     from jobworker.job.record import JobRecord
-    from jobworker.shim.wire import ExitRecord
-
-_SHIM_DIED: Final = "its shim died before it, so its exit code is not known"
-_HOST_RESTARTED: Final = "the host was restarted while it ran"
-
-
-class Told(enum.Enum):
-    """Why jobworker told a job to end."""
-
-    STOP = "stop"
-    TIMEOUT = "timeout"
 
 
 def conclude(state: State, record: ExitRecord) -> JobStatus:
@@ -36,21 +25,47 @@ def conclude(state: State, record: ExitRecord) -> JobStatus:
     )
 
 
-def conclude_orphan(record: JobRecord, told: Told | None, boot_id: str) -> JobStatus:
-    """Return the final status of a job whose parent died before it; `boot_id` is this boot's.
+def conclude_ending(
+    record: JobRecord,
+    *,
+    exit_code: int | None,
+    signal: int | None,
+    core_dumped: bool,
+    stopped: bool,
+    timed_out: bool,
+    usage: dict[str, int],
+) -> JobStatus:
+    """Return the final status of a job whose shim had died, but whose end is known all the same."""
+    begun = record.started_at or record.created_at
+    end = ExitRecord(
+        job_id=record.id,
+        boot_id="",
+        pid=1,
+        exit_code=exit_code,
+        signal=signal,
+        core_dumped=core_dumped,
+        stopped=stopped,
+        timed_out=timed_out,
+        started_at=begun,
+        ended_at=begun,
+        runtime=0.0,
+        output_size=0,
+        usage=usage,
+    )
+    return conclude(record.status.state, end)
+
+
+def conclude_unknown(record: JobRecord, *, stopped: bool, timed_out: bool, why: str) -> JobStatus:
+    """Return the final status of a job of whose end nobody can tell more than that it has ended.
 
     One that jobworker had told to end is *stopped* all the same: that much is known.
     """
     state = record.status.state
-    if told is not None:
-        reason = Reason.STOPPED if told is Told.STOP else Reason.TIMED_OUT
-        return JobStatus(transition(state, Event.STOP), reason=reason, message=_SHIM_DIED)
-    restarted = record.process is not None and record.process.boot_id != boot_id
-    return JobStatus(
-        transition(state, Event.LOSE),
-        reason=Reason.LOST,
-        message=_HOST_RESTARTED if restarted else _SHIM_DIED,
-    )
+    message = f"{why}, so its exit code is not known"
+    if stopped or timed_out:
+        reason = Reason.TIMED_OUT if timed_out else Reason.STOPPED
+        return JobStatus(transition(state, Event.STOP), reason=reason, message=message)
+    return JobStatus(transition(state, Event.LOSE), reason=Reason.LOST, message=message)
 
 
 def _event(record: ExitRecord) -> Event:

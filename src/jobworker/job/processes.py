@@ -9,17 +9,23 @@ import asyncio
 import contextlib
 import os
 import select
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from jobworker.shim.proc import KEEPER_NAME, SHIM_NAME, processes, read_stat
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jobworker.cgroups import Cgroup
     from jobworker.job.record import Process
+    from jobworker.shim.proc import Stat
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-_START_TIME_FIELD: Final = 22
+_POLL: Final = 0.01
+_SETTLING_PATIENCE: Final = 5.0
+"""Seconds that a keeper may take to note what it inherits."""
 
 
 def boot_id() -> str:
@@ -39,19 +45,49 @@ def open_pidfd(process: Process) -> int | None:
         pidfd = os.pidfd_open(process.pid)
     except ProcessLookupError:
         return None
-    if _start_time(process.pid) == process.start_time:
+    if look(process) is not None:
         return pidfd
     os.close(pidfd)
     return None
 
 
-def _start_time(pid: int) -> int | None:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The second field, the name, may hold spaces and parentheses; the last ")" ends it.
-    return int(stat.rpartition(")")[2].split()[_START_TIME_FIELD - 3])
+def look(process: Process) -> Stat | None:
+    """Return what /proc says of a process of this boot, or None if that very process is gone."""
+    stat = read_stat(process.pid)
+    return stat if stat is not None and stat.start_time == process.start_time else None
+
+
+def boot_time() -> float:
+    """Return seconds since boot, suspended ones included: nobody can set this clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def parent_name(stat: Stat) -> str:
+    """Return what a process's parent calls itself, or "" if it is gone."""
+    parent = read_stat(stat.parent)
+    return "" if parent is None else parent.name
+
+
+async def keepers_settled() -> bool:
+    """Return once the keeper of each shim that has died has noted what it inherited.
+
+    A shim that was killed is reaped after that, so what is waited for is that none is left to be
+    reaped by a keeper. False if one takes unreasonably long.
+    """
+    deadline = time.monotonic() + _SETTLING_PATIENCE
+    while any(map(_is_unsettled, await asyncio.to_thread(_shims))):
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(_POLL)
+    return True
+
+
+def _shims() -> list[Stat]:
+    return [stat for stat in processes() if stat.name == SHIM_NAME]
+
+
+def _is_unsettled(shim: Stat) -> bool:
+    return shim.ending and parent_name(shim) == KEEPER_NAME
 
 
 def has_ended(pidfd: int) -> bool:

@@ -26,6 +26,18 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedStop:
+    """A stop that was accepted, so that it is carried out whoever dies meanwhile.
+
+    `kill_at` is when what is left is killed: seconds on CLOCK_BOOTTIME in the boot `boot_id`.
+    """
+
+    boot_id: str
+    signal: int
+    kill_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
     """A job at one moment. Times are seconds since the epoch; sizes are bytes.
 
@@ -42,6 +54,7 @@ class JobRecord:
     limits: Limits = field(default_factory=Limits)
     warnings: tuple[str, ...] = ()
     process: Process | None = None
+    stop: AcceptedStop | None = None
     started_at: float | None = None
     ended_at: float | None = None
     output_max_bytes: int | None = None

@@ -54,11 +54,10 @@ class Removal:
     async def remove(self, job: Job, user: str) -> None:
         """Remove a job that has ended; readers keep what they have open, to its end.
 
-        Raises FailedPrecondition if the job runs, or if its directory holds what jobworker did not
-        put there (then nothing is changed), JobNotFound if it has been removed meanwhile, and what
-        the registry raises.
+        Raises FailedPrecondition if its directory holds what jobworker did not put there (then
+        nothing is changed), JobNotFound if it has been removed meanwhile, and what the registry
+        raises.
         """
-        refuse_running(job)
         for problem in (await self._each(output.check_removable, [job.id])).values():
             raise FailedPrecondition(
                 f"cannot remove job {job.id}: {problem}, then remove the job again"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from jobworker.cgroups.limits import Limits
-from jobworker.job.record import JobRecord, Process
+from jobworker.job.record import AcceptedStop, JobRecord, Process
 from jobworker.job.spec import JobSpec
 from jobworker.job.state import JobStatus, Reason, State
 
@@ -41,6 +41,7 @@ CHANGING: Final = (
     "output_size",
     "stderr_size",
     "usage",
+    "stop",
 )
 
 INSERT: Final = (
@@ -89,6 +90,7 @@ def changing(record: JobRecord) -> dict[str, Any]:
         "output_size": record.output_size,
         "stderr_size": record.stderr_size,
         "usage": _json(record.usage),
+        "stop": _json(record.stop) if record.stop else None,
     }
 
 
@@ -123,12 +125,21 @@ def record(row: sqlite3.Row) -> JobRecord:
         output_size=row["output_size"],
         stderr_size=_later(row, "stderr_size"),
         usage=msgspec.json.decode(row["usage"], type=dict[str, int]),
+        stop=_stop(row),
     )
 
 
+def _stop(row: sqlite3.Row) -> AcceptedStop | None:
+    text = _later(row, "stop")
+    return None if text is None else msgspec.json.decode(text, type=AcceptedStop)
+
+
 def _later(row: sqlite3.Row, column: str) -> Any:
-    """Return the value of a column that rows of the first version do not have."""
-    return row[column] if column in row.keys() else None  # noqa: SIM118 - `in` looks at values
+    """Return the value of a column, None in a file of the first version.
+
+    Such a file is read before it is brought up to date.
+    """
+    return row[column] if column in row.keys() else None  # noqa: SIM118 - a Row holds values
 
 
 def _json(value: Any) -> str:

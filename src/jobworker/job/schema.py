@@ -194,6 +194,7 @@ MIGRATIONS: Final[Mapping[int, tuple[str, ...]]] = {
         *_LISTING,
         *_LABELS,
         *_EVENTS,
+        "ALTER TABLE jobs ADD COLUMN stop TEXT",
         *_RETENTION,
         f"PRAGMA application_id = {APPLICATION_ID}",
     ),

@@ -30,7 +30,7 @@ from jobworker.job import freezer, launch
 from jobworker.job.catalog import Catalog, Page
 from jobworker.job.changes import Changes
 from jobworker.job.control import Control
-from jobworker.job.custody import Custody
+from jobworker.job.custody import Custody, StartUndecided
 from jobworker.job.ended import EndedJobs
 from jobworker.job.event import EventType
 from jobworker.job.job import Job
@@ -133,6 +133,7 @@ class Service:
             log_dir=self._log_dir,
             cgroups=self.cgroups,
             on_running=self._running,
+            on_stop=self._stop_accepted,
             on_ended=self._ended,
             abandon=self._abandon,
             connect=connect,
@@ -270,9 +271,9 @@ class Service:
             description = launch.describe(job.record, spec, cgroup, account)
             with launch.descriptors(self._log_dir, job.record, cgroup, spec.stdin) as fds:
                 await self._custody.launch(job, description, **fds)
-        except ShimUnavailable:
-            if self._closing:
-                raise  # Whether it has started, the next server finds out.
+        except ShimUnavailable as error:
+            if self._closing or isinstance(error, StartUndecided):
+                raise  # Whether it has started, is found out later, or by the next server.
             await self._abandon_quietly(job)
             raise
         except BaseException as error:
@@ -593,6 +594,14 @@ class Service:
         steps.reached("server.start.running_recorded")
         job.publish(record)
         self._report(Change("started", job, record.owner))
+
+    def _stop_accepted(self, job: Job, record: JobRecord) -> None:
+        job.publish(record)
+        try:
+            self._store.update(record)
+        except (sqlite3.Error, JobWorkerError):
+            # A full disk is no reason to let a job go on; but only this server knows of the stop.
+            log.exception("cannot record the stop of job %s in the registry", job.id)
 
     def _ended(self, job: Job, record: JobRecord) -> None:
         if job.status.state is State.PENDING:  # Its end overtook the news that it runs.

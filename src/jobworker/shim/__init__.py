@@ -11,9 +11,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from jobworker.shim.client import Client, Launched
     from jobworker.shim.record import ExitRecordCorrupt, read_exit_record
+    from jobworker.shim.start import versions
     from jobworker.shim.wire import ExitRecord, Launch
 
-__all__ = ["Client", "ExitRecord", "ExitRecordCorrupt", "Launch", "Launched", "read_exit_record"]
+__all__ = [
+    "Client",
+    "ExitRecord",
+    "ExitRecordCorrupt",
+    "Launch",
+    "Launched",
+    "read_exit_record",
+    "versions",
+]
 
 _HOMES = {
     "Client": "client",
@@ -22,6 +31,7 @@ _HOMES = {
     "Launch": "wire",
     "Launched": "client",
     "read_exit_record": "record",
+    "versions": "start",
 }
 
 __getattr__, __dir__ = attach(__name__, globals(), _HOMES)

@@ -14,6 +14,7 @@ from jobworker.errors import InvalidArgument, ResourceExhausted, ShimUnavailable
 from jobworker.shim import start, wire
 from jobworker.shim.channel import Channel
 from jobworker.shim.failures import job_error, launch_error
+from jobworker.shim.proc import read_stat
 from jobworker.shim.wire import ExitRecord, Launch
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from jobworker.shim.channel import Received
+    from jobworker.shim.proc import Stat
 
 _ATTEMPTS: Final = 5
 """How often a shim is started or reached; one can be leaving just as another server connects."""
@@ -33,13 +35,15 @@ class Launched(NamedTuple):
     """The main process of a job. The caller owns `pidfd` and closes it.
 
     `start_time` is field 22 of /proc/<pid>/stat: clock ticks since boot. `started_at` is when
-    execve succeeded, in seconds since the epoch.
+    execve succeeded, in seconds since the epoch. `stopped` says whether the shim has been told to
+    stop the job.
     """
 
     pid: int
     start_time: int
     started_at: float
     pidfd: int
+    stopped: bool = False
 
 
 class Client:
@@ -67,6 +71,7 @@ class Client:
         self._greeted = False
         self._lost: str | None = None
         self._jobs: frozenset[str] = frozenset()
+        self._shim: Stat | None = None
         self._loop.add_reader(self._channel.fileno(), self._on_readable)
 
     @classmethod
@@ -75,8 +80,12 @@ class Client:
         run_dir: str | os.PathLike[str],
         on_ended: Callable[[ExitRecord], None],
         on_disconnect: Callable[[], None],
+        *,
+        version: int | None = None,
     ) -> Self:
         """Connect to the shim of `run_dir`, which must exist; start one if none listens.
+
+        With a `version` other than our own (wire.VERSION), none is started.
 
         `on_ended(record)` is called once or more for every job that ends while this client is
         connected, and, before `connect` returns, for jobs that have ended but whose exit.json
@@ -84,8 +93,11 @@ class Client:
         in the event loop. Raises ShimUnavailable.
         """
         directory = Path(run_dir)
+        version = wire.VERSION if version is None else version
         for _ in range(_ATTEMPTS):
-            sock = await asyncio.to_thread(start.connect, directory)
+            sock = await asyncio.to_thread(start.connect, directory, version)
+            if sock is None and version != wire.VERSION:
+                break
             if sock is None:
                 await asyncio.to_thread(start.start, directory)
                 continue
@@ -102,12 +114,19 @@ class Client:
                 raise
             client._greet(hello.message.get("ok") or {}, directory)
             return client
+        if version != wire.VERSION:
+            raise ShimUnavailable(f"no shim of version {version} listens in {directory}")
         raise ShimUnavailable(f"cannot reach the shim in {directory}: it leaves again and again")
 
     @property
     def jobs(self) -> frozenset[str]:
         """The ids of the jobs that were live when the connection was made."""
         return self._jobs
+
+    @property
+    def shim(self) -> Stat | None:
+        """The shim's process, as it was when the connection was made."""
+        return self._shim
 
     @property
     def lost(self) -> bool:
@@ -205,7 +224,7 @@ class Client:
         return received
 
     def _greet(self, hello: dict[str, Any], directory: Path) -> None:
-        if hello.get("version") != wire.VERSION:
+        if hello.get("version") not in wire.SPEAKS:
             self._disconnect("the shim is of another version")
             raise ShimUnavailable(
                 f"the shim in {directory} (process {hello.get('pid')}) speaks version "
@@ -214,6 +233,7 @@ class Client:
             )
         self._greeted = True
         self._jobs = frozenset(hello.get("jobs", ()))
+        self._shim = read_stat(int(hello.get("pid", 0)))
         for record in hello.get("ended", ()):
             self._tell(self._on_ended, ExitRecord.from_json(record))
 
@@ -294,7 +314,8 @@ def _launched(received: Received) -> Launched:
         (pidfd,) = received.fds
         result = received.message["ok"]
         pid, start_time = int(result["pid"]), int(result["start_time"])
-        return Launched(pid, start_time, float(result["started_at"]), pidfd)
+        stopped = result.get("stopped") is True
+        return Launched(pid, start_time, float(result["started_at"]), pidfd, stopped)
     except (KeyError, TypeError, ValueError) as error:
         _close_all(received.fds)
         raise ShimUnavailable("cannot understand what the shim said of the process") from error

@@ -12,12 +12,12 @@ from jobworker.shim import wire
 _BACKLOG: Final = 128
 
 
-def socket_address(run_dir: int) -> str:
-    """Return an address for the socket in the directory `run_dir` (a descriptor).
+def socket_address(run_dir: int, name: str = wire.SOCKET_NAME) -> str:
+    """Return an address for the socket `name` in the directory `run_dir` (a descriptor).
 
     A socket's address holds 107 bytes (unix(7)); the way through /proc is short wherever it leads.
     """
-    return f"/proc/self/fd/{run_dir}/{wire.SOCKET_NAME}"
+    return f"/proc/self/fd/{run_dir}/{name}"
 
 
 def lock(run_dir: int) -> int | None:

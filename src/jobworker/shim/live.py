@@ -1,8 +1,10 @@
 """One live job: from the clone to the moment when its end can be told.
 
-The order of an end: the main process ends (pidfd), is reaped, and with that the outcome is fixed;
+The order of an end: the main process ends (pidfd), and with that the outcome is fixed;
 `cgroup.kill` takes what it left behind; the cgroup says `populated 0`; usage and the final size of
-the output are read. Nothing here waits: every step is a handler of the loop.
+the output are read. The main process is reaped last, after the end has been written down: if the
+shim dies before that, the keeper inherits the zombie and with it the outcome. Nothing here waits:
+every step is a handler of the loop.
 """
 
 from __future__ import annotations
@@ -51,8 +53,8 @@ class _Outcome(NamedTuple):
 class LiveJob:
     """A job from its clone to its end; `on_executed` and `on_ended` are each called once at most.
 
-    `on_executed(job)` follows a successful execve; `on_ended(job)` comes when the main process is
-    reaped and the cgroup is empty. `failure` is set if the child could not become the command;
+    `on_executed(job)` follows a successful execve; `on_ended(job)` comes when the main process has
+    ended and the cgroup is empty. `failure` is set if the child could not become the command;
     then `on_executed` has not been called. `trouble` says why the cgroup could not be emptied, if
     that is so. `outputs` are the files it writes, that of standard error second if it has its own.
     It owns its descriptors until `close`.
@@ -109,6 +111,11 @@ class LiveJob:
         self._schedule.stop(time.monotonic(), grace)
         self._ask_to_end(signum, grace)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody has asked for its end."""
+        return self._schedule.stopped
+
     def record(self, boot_id: str) -> ExitRecord:
         """Return how the job ended. Only after `on_ended`, and not after a failure."""
         outcome = self._outcome
@@ -133,7 +140,8 @@ class LiveJob:
         )
 
     def close(self) -> None:
-        """Close all descriptors but `job_dir`, which may still be needed for the record."""
+        """Reap the main process, and close all descriptors but `job_dir`."""
+        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
         for fd in (self.pidfd, *self.outputs):
             os.close(fd)
 
@@ -156,10 +164,13 @@ class LiveJob:
             self._on_executed(self)
 
     def _reap(self) -> None:
-        """Fix the outcome if the main process has ended and the end is not known yet."""
+        """Fix the outcome if the main process has ended and the end is not known yet.
+
+        It is not reaped yet (WNOWAIT): nobody else could tell its end if this process died now.
+        """
         if self._outcome is not None or not (self.executed or self.failure):
             return
-        result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
+        result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if result is None and not _is_readable(self.pidfd):
             return
         if self._ended is None:

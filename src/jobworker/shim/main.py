@@ -1,7 +1,8 @@
 """The shim's process: takes the lock, listens, goes into the background and serves.
 
 The process that was started exits with status 0 once a shim listens, this one or another; else it
-says on standard error what is in the way. The shim itself writes to shim.log.
+says on standard error what is in the way. The shim itself writes to shim.log, and so does the
+keeper, its parent in the background.
 
 Signals: SIGINT, SIGHUP and SIGPIPE are ignored. SIGTERM means "leave as soon as you can": at once
 without jobs, else when the last one has ended and its end is written down. Until then everything
@@ -21,6 +22,7 @@ from typing import Final
 
 from jobworker import steps
 from jobworker.shim import listener, wire
+from jobworker.shim.keeper import leave_to_keeper
 from jobworker.shim.listener import Listener
 from jobworker.shim.log import log
 from jobworker.shim.loop import Loop
@@ -59,8 +61,11 @@ def start(run_dir: str) -> None:
     logfile = os.open(wire.LOG_NAME, flags, 0o600, dir_fd=directory)
     if os.fork() > 0:
         os._exit(0)
+    run_dir = os.path.abspath(run_dir)  # noqa: PTH100 - no pathlib in the shim
     _go_into_background(logfile)
-    _serve(listening)
+    boot_id = _boot_id()
+    leave_to_keeper(run_dir, boot_id)
+    _serve(listening, boot_id)
 
 
 def _lock(directory: int) -> int | None:
@@ -87,11 +92,11 @@ def _go_into_background(logfile: int) -> None:
             os.close(fd)
 
 
-def _serve(listening: Listener) -> None:
+def _serve(listening: Listener, boot_id: str) -> None:
     loop = Loop()
     terminated = _set_signals()
     spawner = Spawner(_raise_descriptor_limit())
-    supervisor = Supervisor(loop, listening, spawner, boot_id=_boot_id())
+    supervisor = Supervisor(loop, listening, spawner, boot_id=boot_id)
     loop.watch(terminated, select.EPOLLIN, lambda: _leave(supervisor, terminated))
     log(f"shim {os.getpid()} serves")
     steps.reached("shim.begin.serving")

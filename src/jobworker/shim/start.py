@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,18 +14,28 @@ import jobworker
 from jobworker.errors import ShimUnavailable
 from jobworker.shim.listener import socket_address
 
+_SOCKET: Final = re.compile(r"shim-([0-9]{1,9})\.sock")
 _PATIENCE: Final = 15.0
 """Seconds that a shim may take to start, or to accept a connection."""
 
 
-def connect(run_dir: Path) -> socket.socket | None:
-    """Return a connection to the shim, or None if none listens. Raises ShimUnavailable."""
+def versions(run_dir: Path) -> list[int]:
+    """Return the versions of the shims whose sockets lie in a run directory."""
+    found = (_SOCKET.fullmatch(path.name) for path in run_dir.glob("shim-*.sock"))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def connect(run_dir: Path, version: int) -> socket.socket | None:
+    """Return a connection to the shim of a version, or None if none listens.
+
+    Raises ShimUnavailable.
+    """
     sock = socket.socket(socket.AF_UNIX)
     try:
         sock.settimeout(_PATIENCE)
         directory = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            sock.connect(socket_address(directory))
+            sock.connect(socket_address(directory, f"shim-{version}.sock"))
         except (FileNotFoundError, ConnectionRefusedError):
             sock.close()
             return None

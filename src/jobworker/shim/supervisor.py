@@ -75,13 +75,23 @@ class _Unwritten:
     """The end of a job whose exit.json could not be written yet.
 
     `job_dir` is None once that has been given up; `told` says whether any server has heard of it.
+    Until then the job's main process is not reaped: if the shim is killed, the keeper notes its end
+    elsewhere.
     """
 
-    def __init__(self, record: ExitRecord, job_dir: int) -> None:
+    def __init__(self, record: ExitRecord, job: LiveJob) -> None:
         self.record = record
-        self.job_dir: int | None = job_dir
+        self._job = job
+        self.job_dir: int | None = job.job_dir
         self.retry = Retry()
         self.told = False
+
+    def close(self) -> None:
+        """Let go of the job and its directory."""
+        self._job.close()
+        if self.job_dir is not None:
+            os.close(self.job_dir)
+            self.job_dir = None
 
 
 class Supervisor:
@@ -339,7 +349,12 @@ class Supervisor:
         steps.reached("shim.launch.answered")
 
     def _tell_process(self, waiter: _Waiter, job: LiveJob) -> None:
-        reply = {"pid": job.pid, "start_time": job.start_time, "started_at": job.started_at}
+        reply = {
+            "pid": job.pid,
+            "start_time": job.start_time,
+            "started_at": job.started_at,
+            "stopped": job.stopped,
+        }
         self._send(waiter.connection, {"id": waiter.request_id, "ok": reply}, job.pidfd)
 
     def _on_ended(self, job: LiveJob) -> None:
@@ -351,8 +366,7 @@ class Supervisor:
         steps.reached("shim.end.usage_read")
         # Only now: what fails before this is tried again, and the job must be known then.
         del self._jobs[job.id]
-        job.close()
-        end = _Unwritten(record, job.job_dir)
+        end = _Unwritten(record, job)
         written = self._write(end)
         steps.reached("shim.end.record_written")
         problem = self._remove_cgroup(job)
@@ -362,8 +376,8 @@ class Supervisor:
             written = written and self._write(end)
         if not written:
             self._unwritten[job.id] = end
-        elif end.job_dir is not None:
-            os.close(end.job_dir)
+        else:
+            end.close()
         event = {"event": "ended", "record": end.record.to_json()}
         for connection in list(self._connections.values()):
             if connection.greeted:
@@ -412,9 +426,7 @@ class Supervisor:
         pause = end.retry.after(error)
         if pause is None:
             log(f"{what}, giving up: {error}; its end is known to those alone who connect to me")
-            if end.job_dir is not None:
-                os.close(end.job_dir)
-                end.job_dir = None
+            end.close()
             return
         if end.retry.failures == 1:
             log(f"{what}, trying again: {error}")
@@ -422,8 +434,8 @@ class Supervisor:
         self._loop.call_at(key, time.monotonic() + pause, lambda: self._write_again(end))
 
     def _write_again(self, end: _Unwritten) -> None:
-        if self._write(end) and end.job_dir is not None:
-            os.close(end.job_dir)
+        if self._write(end):
+            end.close()
             del self._unwritten[end.record.job_id]
 
 

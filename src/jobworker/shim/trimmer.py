@@ -20,6 +20,7 @@ from typing import Final, NoReturn
 
 from jobworker.holes import Capped
 from jobworker.shim.log import log
+from jobworker.shim.proc import TRIMMER_NAME
 
 FASTEST: Final = 2**31
 """Bytes a second that no job writes for long: a file with room for more is not looked at yet."""
@@ -33,6 +34,7 @@ _IN_MODIFY: Final = 0x2
 _OVERFLOW: Final = -1
 _EVENT: Final = struct.Struct("iIII")
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_NAME: Final = 15
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -44,6 +46,7 @@ def run(sock: socket.socket, parent: int) -> NoReturn:
     """
     try:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        _libc.prctl(_PR_SET_NAME, TRIMMER_NAME.encode(), 0, 0, 0)
         if os.getppid() == parent:
             Trimmer(sock).run()
     except Exception as error:  # noqa: BLE001 - the shim starts another one

@@ -14,8 +14,8 @@ op          args                  fds with the request   ok (and its fds)
 ``hello``   version               none                   version, pid, jobs (ids of live jobs),
                                                          ended (records of jobs that have ended but
                                                          whose exit.json could not be written yet)
-``launch``  see `Launch`          stdin, output, cgroup  pid, start_time, started_at (pidfd)
-                                  directory, job's log
+``launch``  see `Launch`          stdin, output, cgroup  pid, start_time, started_at, stopped
+                                  directory, job's log   (pidfd)
                                   directory; the file
                                   for stderr if it is
                                   split
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 VERSION: Final = 1
 """The version of these messages and of the exit record."""
+SPEAKS: Final = frozenset({VERSION})
+"""The versions of shims that this one can be the server of."""
 
 HEADER_SIZE: Final = 4
 MAX_MESSAGE: Final = 16 * 1024 * 1024
@@ -53,8 +55,9 @@ MAX_FDS: Final = 5
 LAUNCH_FDS: Final = 4
 """One more if standard error has a file of its own."""
 
-SOCKET_NAME: Final = "shim.sock"
-LOCK_NAME: Final = "shim.lock"
+SOCKET_NAME: Final = f"shim-{VERSION}.sock"
+LOCK_NAME: Final = f"shim-{VERSION}.lock"
+"""Shims of several versions can share a run directory: each keeps the jobs that it has."""
 LOG_NAME: Final = "shim.log"
 EXIT_RECORD_NAME: Final = "exit.json"
 

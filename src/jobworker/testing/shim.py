@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from jobworker.errors import JobWorkerError
+    from jobworker.shim.proc import Stat
 
 
 class FakeShim:
@@ -59,9 +60,10 @@ class FakeShim:
         *,
         on_ended: Callable[[ExitRecord], None],
         on_disconnect: Callable[[], None],
+        version: int | None = None,
     ) -> Any:
         """Make a client, which knows the jobs that are live now."""
-        del run_dir
+        del run_dir, version
         await asyncio.sleep(0)
         if self.unreachable > 0:
             self.unreachable -= 1
@@ -119,6 +121,7 @@ class FakeClient:
         self._on_disconnect = on_disconnect
         self.on_ended = on_ended
         self.lost = False
+        self.shim: Stat | None = None
         self.jobs = frozenset(shim.launched)
 
     async def launch(self, launch: Launch, **_fds: int) -> Launched:
@@ -166,4 +169,5 @@ class FakeClient:
         pid = self._shim.processes[job_id].pid
         with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
             start_time = int(file.read().rpartition(")")[2].split()[19])
-        return Launched(pid, start_time, time.time(), os.pidfd_open(pid))
+        stopped = any(job_id == each for each, _, _ in self._shim.stops)
+        return Launched(pid, start_time, time.time(), os.pidfd_open(pid), stopped)

@@ -19,7 +19,7 @@ import jobworker
 from jobworker.cgroups.cgroup import Cgroup
 from jobworker.shim import Client, ExitRecord, Launch, Launched, wire
 from tests.support.cgroups import own_cgroup
-from tests.support.shim import shim_is_gone, shim_pid, signal_shim
+from tests.support.shim import all_is_gone, shim_is_gone, shim_pid, signal_shim
 from tests.support.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class Host:
         for cgroup in self.cgroup_root.iterdir():
             if cgroup.is_dir():
                 Cgroup(cgroup).kill()
-        await until(self.shim_is_gone)
+        await until(lambda: all_is_gone(self.run_dir))
         for cgroup in self.cgroup_root.iterdir():
             if cgroup.is_dir():
                 await until(lambda cgroup=cgroup: not Cgroup(cgroup).populated())

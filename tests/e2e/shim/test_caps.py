@@ -141,6 +141,9 @@ async def test_the_trimmer_holds_nothing_of_the_shim_and_dies_with_it(
     try:
         host.signal_shim(signal.SIGKILL)
         await host.until(lambda: has_ended(pidfd))
+        await host.until(lambda: not Path(f"/proc/{trimmer}").exists())
+        notes = [path.name for path in (host.run_dir / "reaped").glob("*.json")]
+        assert not [name for name in notes if name.startswith(f"{trimmer}.")]
     finally:
         os.close(pidfd)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import pwd
 import select
@@ -20,10 +19,9 @@ import pytest
 
 from jobworker.errors import JobNotFound
 from jobworker.shim import read_exit_record, wire
+from tests.support.full_directory import full_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from conftest import Host, Job
 
     from jobworker.shim import Client
@@ -349,19 +347,6 @@ async def test_cgroup_that_cannot_be_removed_is_named_in_the_record(
         subprocess.run(["umount", nested], check=True)
     assert "nested" in record.cgroup_error
     assert read_exit_record(job.directory) == record
-
-
-@contextlib.contextmanager
-def full_directory(path: Path) -> Iterator[Path]:
-    """Mount a file system of one page, and fill it; yield the file that does."""
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", path], check=True)
-    try:
-        filler = path / "filler"
-        filler.write_bytes(b"x" * 4096)
-        yield filler
-    finally:
-        subprocess.run(["umount", "-l", path], check=True)
 
 
 async def test_end_that_cannot_be_written_is_told_kept_and_written_later(

@@ -106,7 +106,7 @@ def test_a_job_that_is_removed_is_found_by_nobody_and_leaves_its_request_free(st
     assert jobs.begin_removing(["a", "never-there"]) == {"a"}
     assert store.get("a") is None
     assert store.find_request("alpha", "request-a") is None
-    assert store.read("SELECT * FROM labels WHERE job_id = 'a'", {}) == []
+    assert store.read("SELECT * FROM labels WHERE id = 'a'", {}) == []
     store.insert(job("new", "request-a"), "")
     assert jobs.removing(5) == ["a"]
 
@@ -140,10 +140,14 @@ def test_the_sums_of_an_older_registry_are_made_once(tmp_path):
     connection = sqlite3.connect(tmp_path / "old.db", isolation_level=None)
     for statement in schema.MIGRATIONS[1]:
         connection.execute(statement)
-    values = "'alpha', NULL, '', '{}', '{}', '[]', 'exited', 0, NULL, 'exited', '', NULL, NULL"
-    for name, size in (("a", "5"), ("b", "7"), ("c", "NULL")):
+    for name, state, size in (("a", "exited", 5), ("b", "exited", 7), ("c", "running", None)):
         connection.execute(
-            f"INSERT INTO jobs VALUES ('{name}', {values}, NULL, 1.0, 1.0, 2.0, {size}, '{{}}')"  # noqa: S608
+            """
+            INSERT INTO jobs (id, owner, stdin_digest, spec, limits, warnings, state, message,
+                              created_at, ended_at, output_size, usage)
+            VALUES (?, 'alpha', '', '{"command": "true"}', '{}', '[]', ?, '', 1.0, 2.0, ?, '{}')
+            """,
+            (name, state, size),
         )
     connection.execute("PRAGMA user_version = 1")
     connection.close()

@@ -1,7 +1,7 @@
 import pytest
 
 from jobworker.errors import IllegalTransition
-from jobworker.job.outcome import Told, conclude, conclude_orphan
+from jobworker.job.outcome import conclude, conclude_ending, conclude_unknown
 from jobworker.job.record import JobRecord, Process
 from jobworker.job.spec import JobSpec
 from jobworker.job.state import JobStatus, Reason, State
@@ -60,16 +60,31 @@ RUNNING = JobRecord(
 @pytest.mark.parametrize(
     ("told", "state", "reason"),
     [
-        (None, State.LOST, Reason.LOST),
-        (Told.STOP, State.STOPPED, Reason.STOPPED),
-        (Told.TIMEOUT, State.STOPPED, Reason.TIMED_OUT),
+        ({}, State.LOST, Reason.LOST),
+        ({"stopped": True}, State.STOPPED, Reason.STOPPED),
+        ({"timed_out": True}, State.STOPPED, Reason.TIMED_OUT),
     ],
 )
-def test_an_orphan_is_lost_unless_it_was_told_to_end(told, state, reason):
-    status = conclude_orphan(RUNNING, told, "b")
+def test_an_end_that_nobody_knows_is_lost_unless_the_job_was_told_to_end(told, state, reason):
+    asked = {"stopped": False, "timed_out": False, **told}
+    status = conclude_unknown(RUNNING, why="its shim died", **asked)
     assert (status.state, status.reason, status.exit_code) == (state, reason, None)
-    assert "shim" in status.message
+    assert status.message == "its shim died, so its exit code is not known"
 
 
-def test_a_restart_of_the_host_is_given_as_the_reason():
-    assert "host was restarted" in conclude_orphan(RUNNING, None, "another boot").message
+@pytest.mark.parametrize(
+    ("given", "state", "reason"),
+    [
+        ({"exit_code": 3}, State.EXITED, Reason.EXITED),
+        ({"signal": 9}, State.EXITED, Reason.SIGNALED),
+        ({"signal": 9, "usage": {"oom_kills": 1}}, State.EXITED, Reason.OUT_OF_MEMORY),
+        ({"exit_code": 0, "stopped": True}, State.STOPPED, Reason.STOPPED),
+        ({"signal": 15, "timed_out": True}, State.STOPPED, Reason.TIMED_OUT),
+    ],
+)
+def test_an_end_that_another_than_the_shim_has_told_means_the_same(given, state, reason):
+    nothing = {"exit_code": None, "signal": None, "core_dumped": False, "usage": {}}
+    how = {**nothing, "stopped": False, "timed_out": False, **given}
+    status = conclude_ending(RUNNING, **how)
+    assert (status.state, status.reason) == (state, reason)
+    assert (status.exit_code, status.signal) == (given.get("exit_code"), given.get("signal"))

@@ -174,6 +174,15 @@ async def test_a_reader_that_has_come_to_its_end_holds_nothing_up(host):
         assert service._readers.job_ids() == frozenset()
 
 
+async def test_a_reader_that_leaves_early_holds_nothing_up(host):
+    async with host.service() as service:
+        (job,) = await host.ended(service, 1, b"content")
+        with job.stream_output() as stream:
+            assert service._readers.job_ids() == {job.id}
+        assert service._readers.job_ids() == frozenset()
+        stream.close()
+
+
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 async def test_a_reader_that_was_dropped_holds_nothing_up(host):
     async with host.service() as service:

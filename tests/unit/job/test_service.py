@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import sqlite3
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -24,8 +25,10 @@ from jobworker.errors import (
     ShuttingDown,
     Unavailable,
 )
-from jobworker.job import JobSpec, Reason, Service, State, StopPolicy
+from jobworker.job import JobSpec, Reason, Service, State, StopPolicy, processes
 from jobworker.shim import record as exit_records
+from jobworker.shim.note import EndNote, write_note
+from jobworker.shim.proc import KEEPER_NAME, Stat
 from jobworker.testing.cgroupfs import FakeCgroupTree
 from jobworker.testing.shim import FakeShim
 
@@ -82,7 +85,9 @@ class _Directory:
 
 
 @pytest.fixture
-def host(tmp_path):
+def host(tmp_path, monkeypatch):
+    # The kernel of the machine may know how a process ended that nobody has told us about.
+    monkeypatch.setattr("jobworker.job.pidfd_info.wait_status", lambda _pidfd: None)
     with FakeShim() as shim:
         yield Host(tmp_path, shim)
 
@@ -464,7 +469,7 @@ async def test_a_shim_that_dies_while_it_is_asked_is_replaced_once(host, service
     await service.start_job(TRUE)
     assert len(host.shim.connected) == 1
     assert {job.status.state for job in jobs} == {State.RUNNING}
-    assert service._custody._orphans == {}
+    assert len(service._custody._orphans) == 0
 
 
 async def test_leaving_closes_every_connection(host):
@@ -542,6 +547,299 @@ async def test_an_orphan_whose_cgroup_cannot_be_removed_has_ended_and_says_so(ho
     await job.wait()
     assert job.status.state is State.LOST
     assert "cannot remove the cgroup" in job.status.message
+
+
+async def test_the_kernel_may_tell_the_end_of_an_orphan(host, service, monkeypatch):
+    job = await service.start_job(TRUE)
+    host.shim.die()
+    await until(lambda: service._custody._orphans)
+    monkeypatch.setattr("jobworker.job.pidfd_info.wait_status", lambda _pidfd: 7 << 8)
+    host.shim.kill(job.id)
+    await job.wait()
+    assert (job.status.state, job.status.exit_code) == (State.EXITED, 7)
+
+
+def leave_note(host, job, **how):
+    process = job.record.process
+    given = {"exit_code": 5, "ended_at": 1000.0, "ended_boot": 1e9, **how}
+    write_note(
+        str(host.directory / "run"),
+        EndNote(
+            boot_id=processes.boot_id(), pid=process.pid, start_time=process.start_time, **given
+        ),
+    )
+
+
+async def test_the_note_of_a_keeper_tells_the_end_of_an_orphan_and_is_removed(host, service):
+    job = await service.start_job(TRUE)
+    host.shim.die()
+    await until(lambda: service._custody._orphans)
+    leave_note(host, job)
+    host.shim.kill(job.id)
+    await job.wait()
+    assert (job.status.state, job.status.exit_code) == (State.EXITED, 5)
+    assert job.record.ended_at == 1000.0
+    assert list((host.directory / "run" / "reaped").iterdir()) == []
+
+
+async def test_an_end_while_neither_server_nor_shim_lived_is_told_by_the_note(host):
+    async with host.service() as service:
+        job = await service.start_job(TRUE)
+    host.shim.die()
+    host.shim.kill(job.id)
+    leave_note(host, job)
+    async with host.service() as service:
+        job = await service.fetch_job(job.id)
+        await job.wait()
+        assert (job.status.state, job.status.exit_code) == (State.EXITED, 5)
+
+
+@pytest.mark.parametrize(("ended_boot", "state"), [(0.0, State.EXITED), (1e9, State.STOPPED)])
+async def test_an_orphan_that_ended_after_its_time_was_up_has_timed_out(host, ended_boot, state):
+    async with host.service() as service:
+        job = await service.start_job(replace(TRUE, timeout=1000))
+    host.shim.die()
+    host.shim.kill(job.id)
+    leave_note(host, job, ended_boot=ended_boot)
+    async with host.service() as service:
+        job = await service.fetch_job(job.id)
+        await job.wait()
+        assert job.status.state is state
+
+
+async def test_notes_that_nobody_needs_are_swept_when_a_server_starts(host):
+    async with host.service() as service:
+        job = await service.start_job(TRUE)
+        leave_note(host, job)
+        host.shim.end(job.id, exit_code=0)
+    async with host.service():
+        assert list((host.directory / "run" / "reaped").iterdir()) == []
+
+
+# Accepted stops
+
+
+async def test_an_accepted_stop_is_passed_on_by_the_next_server(host):
+    async with host.service() as service:
+        job = await service.start_job(TRUE)
+        host.shim.hanging.add(job.id)
+        stop = asyncio.create_task(service.stop_job(job.id, grace=1000))
+        await until(lambda: job.record.stop is not None)
+        stop.cancel()
+    host.shim.hanging.clear()
+    async with host.service() as service:
+        await until(lambda: host.shim.stops)
+        ((stopped, signum, grace),) = host.shim.stops
+        assert (stopped, signum) == (job.id, signal.SIGTERM)
+        assert 900 < grace <= 1000
+        assert service._custody.is_stopping(await service.fetch_job(job.id))
+
+
+async def test_a_stop_that_the_shim_has_heard_of_is_not_passed_on_again(host):
+    async with host.service() as service:
+        job = await service.start_job(TRUE)
+        stop = asyncio.create_task(service.stop_job(job.id, grace=1000))
+        await until(lambda: host.shim.stops)
+        stop.cancel()
+    async with host.service() as service:
+        await service.start_job(TRUE)
+        assert len(host.shim.stops) == 1
+
+
+async def test_an_accepted_stop_of_an_orphan_is_carried_out_by_the_next_server(host):
+    """The signal is one that the process ignores; at the deadline, it is killed."""
+    async with host.service() as service:
+        job = await service.start_job(replace(TRUE, stop=StopPolicy(signal=signal.SIGURG)))
+        host.shim.die()
+        await until(lambda: service._custody._orphans)
+        stop = asyncio.create_task(service.stop_job(job.id, grace=1.0))
+        await until(lambda: job.record.stop is not None)
+        stop.cancel()
+    async with host.service() as service:
+        job = await service.fetch_job(job.id)
+        async with asyncio.timeout(30):
+            assert (await job.wait()).reason is Reason.STOPPED
+    assert host.shim.processes[job.id].wait() == -signal.SIGKILL
+
+
+async def test_a_job_that_ended_after_a_stop_that_an_earlier_server_accepted_was_stopped(host):
+    async with host.service() as service:
+        job = await service.start_job(TRUE)
+        stop = asyncio.create_task(service.stop_job(job.id, grace=1000))
+        await until(lambda: host.shim.stops)
+        stop.cancel()
+    host.shim.die()
+    host.shim.kill(job.id)
+    leave_note(host, job, exit_code=0)
+    async with host.service() as service:
+        status = await (await service.fetch_job(job.id)).wait()
+        assert (status.state, status.exit_code) == (State.STOPPED, 0)
+
+
+async def test_a_stop_that_cannot_be_recorded_is_carried_out_all_the_same(host, service):
+    job = await service.start_job(TRUE)
+    service._store.update = failing(ResourceExhausted("disk full"))
+    stop = asyncio.create_task(service.stop_job(job.id, grace=7))
+    await until(lambda: host.shim.stops)
+    stop.cancel()
+
+
+# Starts whose shim dies
+
+
+def die_in_launch(host, then):
+    """Have the shim die within the next launch, after `then(job_id)`."""
+    client = host.shim.clients[-1]
+
+    async def launch(description, **_fds):
+        then(description.job_id)
+        host.shim.die()
+        raise ShimUnavailable("the connection to the shim is lost")
+
+    client.launch = launch
+
+
+async def test_a_start_whose_shim_died_before_it_leaves_nothing_and_can_be_repeated(host, service):
+    die_in_launch(host, lambda _job_id: None)
+    spec = replace(TRUE, request_id="r")
+    with pytest.raises(ShimUnavailable, match="nothing has been run"):
+        await service.start_job(spec)
+    assert host.left_behind() == []
+    assert (await service.start_job(spec)).status.state is State.RUNNING
+
+
+async def test_a_start_whose_shim_died_after_it_has_succeeded(host, service, monkeypatch):
+    """The main process is found as the keeper's child in the job's cgroup."""
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as main:  # noqa: ASYNC220
+
+        def start(job_id):
+            service.cgroups.place_in_cgroup(service.cgroups.cgroup(job_id), main.pid)
+
+        monkeypatch.setattr(processes, "parent_name", lambda _stat: KEEPER_NAME)
+        die_in_launch(host, start)
+        job = await service.start_job(TRUE)
+        assert job.status.state is State.RUNNING
+        assert job.record.process.pid == main.pid
+        assert service._custody.main_process(job) is not None
+        main.kill()
+        main.wait()
+        host.tree.exit(main.pid)
+        await job.wait()
+    assert host.changes[0] == ("started", job.id, "")
+
+
+async def test_a_start_whose_shim_died_and_whose_command_has_ended_has_succeeded(host, service):
+    def run(job_id):
+        write_note(str(host.directory / "run"), note_of_job(job_id))
+
+    die_in_launch(host, run)
+    job = await service.start_job(TRUE)
+    await job.wait()
+    assert (job.status.state, job.status.exit_code) == (State.EXITED, 5)
+
+
+async def test_a_start_whose_shim_died_and_whose_command_was_not_executed_has_failed(host, service):
+    def fail(job_id):
+        note = note_of_job(job_id)
+        write_note(str(host.directory / "run"), replace(note, executed=False, exit_code=127))
+
+    die_in_launch(host, fail)
+    with pytest.raises(ShimUnavailable, match="nothing has been run"):
+        await service.start_job(TRUE)
+    assert host.left_behind() == []
+
+
+def note_of_job(job_id):
+    return EndNote(
+        boot_id=processes.boot_id(),
+        pid=4711,
+        start_time=1,
+        exit_code=5,
+        cgroup=f"/jobworker/{job_id}",
+        ended_at=1000.0,
+        ended_boot=1000.0,
+    )
+
+
+async def test_a_start_of_which_nothing_can_be_found_out_is_kept(host, service, monkeypatch):
+    monkeypatch.setattr("jobworker.job.link.PATIENCE", 0.05)
+    host.shim.unreachable = 10**6
+    die_in_launch(host, lambda _job_id: None)
+    with pytest.raises(ShimUnavailable, match="same request_id"):
+        await service.start_job(replace(TRUE, request_id="r"))
+    (job,) = service._custody.jobs()
+    assert job.status.state is State.PENDING
+    host.shim.unreachable = 0
+    await until_slowly(lambda: host.shim.connected and not service._custody.jobs())
+    assert host.left_behind() == []
+
+
+@pytest.mark.parametrize("keeper_died", [True, False])
+async def test_a_start_is_not_repeated_while_it_may_have_happened(host, service, keeper_died):
+    """Nothing is left of the job: what that means, only the keeper's note of the shim tells."""
+    host.shim.clients[-1].shim = SHIM
+    if not keeper_died:
+        note = replace(note_of_job("none"), pid=SHIM.pid, start_time=SHIM.start_time)
+        die_in_launch(host, lambda _job_id: write_note(str(host.directory / "run"), note))
+        with pytest.raises(ShimUnavailable, match="nothing has been run"):
+            await service.start_job(TRUE)
+    else:
+        die_in_launch(host, lambda _job_id: None)
+        job = await service.start_job(TRUE)
+        await job.wait()
+        assert job.status.state is State.LOST
+        assert "main process is not known" in job.status.message
+
+
+SHIM = Stat(
+    pid=2**22 - 1,
+    name="",
+    state="S",
+    parent=1,
+    session=1,
+    flags=0,
+    start_time=7,
+    wait_status=0,
+)
+"""A shim that is gone by the time anybody looks for it."""
+
+
+async def until_slowly(condition):
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - no event tells of the insides
+            await asyncio.sleep(0.01)
+
+
+# Restarts of the host
+
+
+async def test_a_job_that_ran_when_the_host_was_restarted_is_lost(host):
+    async with host.service() as service:
+        job = await service.start_job(replace(TRUE, timeout=1000))
+    host.registry("UPDATE jobs SET boot_id = 'another'")
+    host.shim.die()
+    async with host.service() as service:
+        job = await service.fetch_job(job.id)
+        status = await job.wait()
+        assert status.state is State.LOST
+        assert "host was restarted" in status.message
+    assert host.shim.processes[job.id].poll() is None
+
+
+async def test_a_stop_that_was_accepted_before_the_host_was_restarted_kills_nothing(host):
+    async with host.service() as service:
+        job = await service.start_job(TRUE)
+        stop = asyncio.create_task(service.stop_job(job.id, grace=0))
+        await until(lambda: host.shim.stops)
+        stop.cancel()
+    host.registry(
+        """UPDATE jobs SET boot_id = 'another', stop = replace(stop, ?, 'another')""",
+        processes.boot_id(),
+    )
+    host.shim.die()
+    async with host.service() as service:
+        assert (await (await service.fetch_job(job.id)).wait()).state is State.LOST
+    assert host.shim.processes[job.id].poll() is None
 
 
 # Changes of a running job
@@ -961,7 +1259,7 @@ async def test_a_call_that_waits_for_a_shim_is_unavailable_when_the_service_is_l
         host.shim.unreachable = 10**6
         host.shim.disconnect()
         stop = asyncio.create_task(service.stop_job(job.id))
-        await until(lambda: service._custody._stops)
+        await until(lambda: job.record.stop is not None)
     with pytest.raises(ShimUnavailable):
         await stop
 
@@ -973,9 +1271,9 @@ async def test_an_orphan_that_has_ended_by_itself_is_not_stopped_afterwards(host
     host.shim.die()
     await until(lambda: service._custody._orphans)
     host.shim.kill(job.id)
-    await until(lambda: service._custody._orphans[job.id]._has_ended)
+    await until(lambda: service._custody._orphans.get(job.id)._has_ended)
     stop = asyncio.create_task(service.stop_job(job.id, grace=0))
-    await until(lambda: service._custody._stops)
+    await until(lambda: job.record.stop is not None)
     host.tree.exit(4711)
     assert (await stop).status.state is State.LOST
 

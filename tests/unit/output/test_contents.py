@@ -30,7 +30,7 @@ def test_what_a_job_has_put_there_is_named_and_nothing_is_touched(log_dir):
     (log_dir / JOB / "core").touch()
     with pytest.raises(FailedPrecondition, match=rf"{JOB} holds what jobworker did not .*\(core\)"):
         check_removable(log_dir, JOB)
-    assert sorted(os.listdir(log_dir / JOB)) == ["core", "output"]
+    assert {path.name for path in (log_dir / JOB).iterdir()} == {"core", "output"}
 
 
 def test_a_directory_in_the_place_of_a_file_is_not_ours(log_dir):
