@@ -132,7 +132,8 @@ class LiveJob:
             stopped=self._schedule.stopped,
             timed_out=self._schedule.timed_out,
             started_at=self.started_at,
-            ended_at=outcome.ended.at,
+            # The clock may have been set back meanwhile; no job ends before it has begun.
+            ended_at=max(outcome.ended.at, self.started_at),
             runtime=outcome.ended.monotonic - self._started,
             output_size=_size(self.outputs[0]),
             stderr_size=_size(self.outputs[1]) if len(self.outputs) > 1 else None,
