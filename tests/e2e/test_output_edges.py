@@ -243,13 +243,15 @@ async def test_standard_error_alone_of_a_job_that_does_not_keep_it_apart_is_refu
         assert not (await client.status(job_id)).job.HasField("stderr_size")
 
 
-async def test_a_silent_stream_ends_with_the_job(server, gate):
+async def test_a_stream_that_has_gone_silent_ends_with_the_job(server, gate):
     async with server().client() as client:
-        job_id = (await client.start(sh(f"echo x; {gate.wait}", split_stderr=True))).job_id
-        follower = asyncio.create_task(read(client, job_id, stream=STDERR))
+        job_id = (await client.start(sh(f"echo x >&2; {gate.wait}", split_stderr=True))).job_id
+        messages = client.output(job_id, tail=True, stream=STDERR)
+        assert (await anext(messages)).output == b"x\n"
         gate.open()
-        content, end = await follower
-        assert (content, end.size, end.status.status) == (b"", 0, pb.STATUS_EXITED)
+        last = await anext(messages)
+        assert (last.end.size, last.end.status.status) == (2, pb.STATUS_EXITED)
+        await messages.aclose()
 
 
 @pytest.mark.parametrize("command", ["output", "run"])
