@@ -40,9 +40,15 @@ log = logging.getLogger(__name__)
 
 _PATIENCE: Final = 5.0
 """Seconds that calls under way are given to end when the server shuts down."""
+_MAX_PENDING: Final = 100_000
+"""Calls of all clients together; each takes some kilobytes until it is taken up."""
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.so_reuseport", 0),
+    # By default gRPC cancels calls at random where more than 1000 have come and not been taken yet:
+    # those of as many followers or waiters that come back at once when the server is there again.
+    ("grpc.server.max_pending_requests", _MAX_PENDING),
+    ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
     # A client that is gone without a word is noticed within a minute, in a stream too.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
