@@ -11,21 +11,18 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from jobworker.cli.calls import call
+from jobworker.cli.copying import STREAMS, Copy, copy_all, is_split, where
 from jobworker.cli.interrupts import interrupts
 from jobworker.cli.options import SectionedCommand, format_option, job_id_argument, option
-from jobworker.cli.render import to_json
 from jobworker.cli.session import Failure
 from jobworker.cli.units import parse_offset
 from jobworker.program import INTERRUPTED
-from jobworker.rpc.resume import GIVE_UP_AFTER
-from jobworker.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jobworker.cli.session import Session
     from jobworker.rpc.client import Client
-    from jobworker.rpc.v1.jobworker_pb2 import OutputResponse
 
 
 STEP: Final = 64 * 1024
@@ -40,6 +37,7 @@ STEP: Final = 64 * 1024
 Examples:
   jobworker-cli output "$JOB_ID" > job.log
   jobworker-cli output --tail "$JOB_ID"
+  jobworker-cli output --stream stderr "$JOB_ID" > errors.log
 """,
 )
 @click.option("--tail", "-f", is_flag=True, help="Tail the output of the job until it has ended.")
@@ -51,51 +49,54 @@ Examples:
     metavar="BYTES",
     help="Where to begin, in bytes from the start of the output.",
 )
+@click.option(
+    "--stream",
+    type=click.Choice(list(STREAMS)),
+    help="Only this one of a job that was started with --split-stderr.  [default: both]",
+)
 @format_option
 @job_id_argument
 @click.pass_obj
-def command(session: Session, /, job_id: str, *, tail: bool, offset: int) -> None:
+def command(
+    session: Session, /, job_id: str, *, tail: bool, offset: int, stream: str | None
+) -> None:
     """Write what a job has written so far (stdout and stderr), byte for byte.
 
     When the connection is lost it is taken up again where it was; no byte is repeated or skipped.
     Ctrl-C ends only this program: the job goes on.
 
+    What a job with --split-stderr has written to its standard error goes to this program's, unless
+    --stream picks one of the two, which goes to standard output. --offset counts in each.
+    What a cap on the output has dropped is missing, and said on standard error.
+
     As JSON: one object a line, with the bytes in base64, the last one with the end.
     """
-    out = Writer(sys.stdout.fileno(), offset)
-
-    def say_interrupted(problem: str) -> None:
-        click.echo(
-            f"jobworker-cli: the output is interrupted at byte {out.offset}, trying again for up "
-            f"to {GIVE_UP_AFTER:g} s: {printable(problem)}",
-            err=True,
-        )
+    copies = [Copy(job_id, stream or "", Writer(sys.stdout.fileno(), offset))]
+    as_json = session.format == "json"
 
     async def copy(client: Client) -> None:
-        output = client.output(job_id, tail=tail, offset=offset, on_interrupted=say_interrupted)
-        async for message in output:
-            if session.format == "json":
-                out.write_as(_line(message), len(message.output))
-            else:
-                out.write(message.output)
+        if stream is None and await is_split(client, job_id):
+            fds = (sys.stdout.fileno(), (sys.stdout if as_json else sys.stderr).fileno())
+            copies[:] = [
+                Copy(job_id, name, Writer(fd, offset))
+                for name, fd in zip(STREAMS, fds, strict=True)
+            ]
+        await copy_all(client, copies, tail=tail, as_json=as_json)
 
     try:
         call(session, f"get the output of job {job_id}", copy)
     except KeyboardInterrupt:
-        rest = f"--tail --offset {out.offset}"
-        if session.format == "json":
-            rest += " --format json"
+        how = " --format json" if as_json else ""
+        rest = "".join(
+            f"\nTo see the rest:  jobworker-cli output {each.rest()}{how} {job_id}"
+            for each in copies
+        )
         click.echo(
-            f"\njobworker-cli: detached at byte {out.offset}; the job goes on unless it has ended."
-            f"\nTo stop it:       jobworker-cli stop {job_id}"
-            f"\nTo see the rest:  jobworker-cli output {rest} {job_id}",
+            f"\njobworker-cli: detached at {where(copies)}; the job goes on unless it has ended."
+            f"\nTo stop it:       jobworker-cli stop {job_id}{rest}",
             err=True,
         )
         raise click.exceptions.Exit(INTERRUPTED) from None
-
-
-def _line(message: OutputResponse) -> bytes:
-    return to_json(message, indent=None).encode() + b"\n"
 
 
 class Writer:

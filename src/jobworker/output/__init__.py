@@ -2,13 +2,23 @@
 
 from jobworker.output.contents import check_removable, disk_usage
 from jobworker.output.follow import Chunk, Follower, follow, read_to
-from jobworker.output.log import Log, open_directory, open_for_reading, prepare, remove, size
+from jobworker.output.log import (
+    Log,
+    Stream,
+    open_directory,
+    open_for_reading,
+    open_for_trimming,
+    prepare,
+    remove,
+    size,
+)
 from jobworker.output.watch import Watch, Watcher
 
 __all__ = [
     "Chunk",
     "Follower",
     "Log",
+    "Stream",
     "Watch",
     "Watcher",
     "check_removable",
@@ -16,6 +26,7 @@ __all__ = [
     "follow",
     "open_directory",
     "open_for_reading",
+    "open_for_trimming",
     "prepare",
     "read_to",
     "remove",

@@ -10,6 +10,8 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
+from jobworker.output.kept import first_kept
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
@@ -31,24 +33,33 @@ class Chunk:
 
 
 def follow(
-    fd: int, *, offset: int = 0, final_size: Callable[[], int | None], watch: Watch
+    fd: int,
+    *,
+    offset: int = 0,
+    final_size: Callable[[], int | None],
+    watch: Watch,
+    cap: int | None = None,
 ) -> Follower:
     """Follow a job's output, open as `fd`, from byte `offset` until the job has finished.
 
     `final_size` returns the size of the output once the job has finished, None before; `watch` must
     be woken after that. Every byte up to the final size comes exactly once, and none beyond it.
+    With a `cap` on the output, what that has dropped is left out, which shows in the offsets.
     An offset beyond what is there waits for it. The follower owns `fd` and `watch`.
     """
-    return Follower(fd, offset, final_size, watch)
+    return Follower(fd, offset, final_size, watch, cap=cap)
 
 
-def read_to(fd: int, *, offset: int = 0, size: int | None = None) -> Follower:
-    """Read a job's output, open as `fd`, from byte `offset` to byte `size` (what is there now).
+def read_to(
+    fd: int, *, offset: int = 0, size: int | None = None, cap: int | None = None
+) -> Follower:
+    """Read a job's output, open as `fd`, from byte `offset` to byte `size`, which is final.
 
-    The follower that is returned owns `fd`.
+    Without `size` the output may still grow, and it is read to where it ends now. `cap` is as for
+    `follow`. The follower that is returned owns `fd`.
     """
-    end = os.lseek(fd, 0, os.SEEK_END) if size is None else size
-    return Follower(fd, offset, lambda: end, None)
+    stop = os.lseek(fd, 0, os.SEEK_END) if size is None else size
+    return Follower(fd, offset, lambda: size, None, cap=cap, stop=stop)
 
 
 class Follower:
@@ -69,7 +80,14 @@ class Follower:
     _count: ClassVar[int] = 0
 
     def __init__(
-        self, fd: int, offset: int, final_size: Callable[[], int | None], watch: Watch | None
+        self,
+        fd: int,
+        offset: int,
+        final_size: Callable[[], int | None],
+        watch: Watch | None,
+        *,
+        cap: int | None = None,
+        stop: int | None = None,
     ) -> None:
         self.offset = offset
         """The offset of the next byte; after the end, the size of what could be read."""
@@ -77,6 +95,8 @@ class Follower:
         self._first = offset
         self._final_size = final_size
         self._watch = watch
+        self._cap = cap
+        self._stop = stop
         self._open = True
         self._behind = False
         self._blocking = False
@@ -149,9 +169,32 @@ class Follower:
 
     async def _read(self, final_size: int | None) -> bytes:
         """Return what is there, at most a chunk, and nothing beyond `final_size`."""
-        end = os.lseek(self._fd, 0, os.SEEK_END)
-        if final_size is not None:
-            end = min(end, final_size)
+        if self._cap is None:
+            return await self._read_at_offset(self._size(final_size))
+        while True:
+            size = self._size(final_size)
+            self._leave_out(first_kept(size, self._cap))
+            data = await self._read_at_offset(size)
+            # What the cap has dropped by now may have been zeros already when it was read.
+            rest = data[self._leave_out(first_kept(self._size(final_size), self._cap)) :]
+            if rest or not data:
+                return rest
+            await asyncio.sleep(0)
+
+    def _size(self, final_size: int | None) -> int:
+        size = os.lseek(self._fd, 0, os.SEEK_END)
+        return size if final_size is None else min(size, final_size)
+
+    def _leave_out(self, kept: int) -> int:
+        """Go on at byte `kept` at the earliest; return how many bytes that leaves out."""
+        if self._stop is not None:
+            kept = min(kept, self._stop)
+        left_out = max(0, kept - self.offset)
+        self.offset += left_out
+        return left_out
+
+    async def _read_at_offset(self, size: int) -> bytes:
+        end = size if self._stop is None else min(size, self._stop)
         limit = self._limit()
         self._behind = end - self.offset > limit
         length = min(end - self.offset, limit)
@@ -170,6 +213,8 @@ class Follower:
 
     def _limit(self) -> int:
         share = min(MAX_CHUNK, CHUNK_BUDGET // Follower._count)
+        if self._cap is not None:
+            share = min(share, self._cap // 4)  # so that some of it is still there once it is read
         return max(MIN_CHUNK, min(share, (self.offset - self._first) // 4))
 
     async def _read_in_thread(self, length: int) -> bytes:

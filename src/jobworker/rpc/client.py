@@ -259,6 +259,7 @@ class Client:
         *,
         tail: bool = False,
         offset: int = 0,
+        stream: pb.OutputStream.ValueType = pb.OUTPUT_STREAM_UNSPECIFIED,
         give_up_after: float = GIVE_UP_AFTER,
         on_interrupted: Callable[[str], None] = lambda _problem: None,
     ) -> AsyncGenerator[pb.OutputResponse, None]:
@@ -269,7 +270,9 @@ class Client:
         with the problem, once for each interruption, if that takes longer than a second. After
         `give_up_after` seconds without the server it raises OutputInterrupted.
         """
-        progress = OutputProgress(job_id, tail=tail, offset=offset, give_up_after=give_up_after)
+        progress = OutputProgress(
+            job_id, tail=tail, offset=offset, stream=stream, give_up_after=give_up_after
+        )
         while not progress.finished:
             call = self._stub.Output(progress.request(time.monotonic()))
             failure: grpc.RpcError | None = None

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Final
 import grpc
 
 from jobworker.errors import Unavailable
-from jobworker.rpc.v1.jobworker_pb2 import OutputEnd, OutputRequest, OutputResponse, Status
+from jobworker.rpc.v1.jobworker_pb2 import (
+    OutputEnd,
+    OutputRequest,
+    OutputResponse,
+    OutputStream,
+    Status,
+)
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -127,11 +133,13 @@ class OutputProgress(Patience):
         *,
         tail: bool = False,
         offset: int = 0,
+        stream: OutputStream.ValueType = OutputStream.OUTPUT_STREAM_UNSPECIFIED,
         give_up_after: float = GIVE_UP_AFTER,
     ) -> None:
         super().__init__(give_up_after)
         self._job_id = str(job_id)
         self._tail = tail
+        self._stream = stream
         self.offset = offset
         """The offset of the next byte to deliver."""
         self.finished = False
@@ -140,19 +148,22 @@ class OutputProgress(Patience):
     def request(self, now: float) -> OutputRequest:
         """Return the request for exactly what is still missing; `now` is monotonic seconds."""
         self.asks(now)
-        return OutputRequest(job_id=self._job_id, tail=self._tail, offset=self.offset)
+        return OutputRequest(
+            job_id=self._job_id, tail=self._tail, offset=self.offset, stream=self._stream
+        )
 
     def accept(self, message: OutputResponse) -> OutputResponse | None:
         """Take a message from the server and return what of it is new, or None.
 
-        Raises OutputInterrupted if the message leaves a gap: bytes are never skipped silently.
+        A jump forwards is passed on: its bytes were dropped by a cap on the output.
         """
         self.answered()
         known = self.offset - message.offset
         output = message.output
         if output:
             if known < 0:
-                raise OutputInterrupted(self.offset, f"the server went on at byte {message.offset}")
+                self.offset = message.offset
+                known = 0
             output = output[known:]
         if output:
             self.offset += len(output)

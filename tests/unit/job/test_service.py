@@ -45,7 +45,7 @@ class Host:
         self.tree = FakeCgroupTree()
         self.changes = []
 
-    def service(self):
+    def service(self, **settings):
         return Service(
             log_dir=self.log_dir,
             state_dir=self.directory / "state",
@@ -55,6 +55,7 @@ class Host:
             ),
             cgroups_service=self.tree.service(devices=Devices(self.directory / "sys")),
             connect=self.shim.connect,
+            **settings,
         )
 
     def on_change(self, change):
@@ -194,11 +195,34 @@ async def test_equal_specifications_are_one_request_whatever_their_types(host, s
     assert other is one
 
 
-@pytest.mark.parametrize("change", [{"stdin": b"x"}, {"args": ("x",)}, {"env": {"A": "1"}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stdin": b"x"},
+        {"args": ("x",)},
+        {"env": {"A": "1"}},
+        {"output_max_bytes": 1 << 20},
+        {"split_stderr": True},
+    ],
+)
 async def test_a_different_specification_is_a_conflict(service, change):
     await service.start_job(replace(TRUE, request_id="r"))
     with pytest.raises(RequestConflict):
         await service.start_job(replace(TRUE, request_id="r", **change))
+
+
+async def test_a_cap_is_the_jobs_own_or_the_servers_default_as_it_was_at_the_start(host):
+    spec = replace(TRUE, request_id="r")
+    async with host.service(output_max_bytes=1 << 20) as service:
+        job = await service.start_job(spec)
+        own = await service.start_job(replace(TRUE, output_max_bytes=1 << 30))
+        none = await service.start_job(replace(TRUE, output_max_bytes=2**64 - 1))
+        caps = [each.record.output_max_bytes for each in (job, own, none)]
+        assert caps == [1 << 20, 1 << 30, None]
+        assert [host.shim.launched[j.id].output_max_bytes for j in (job, own, none)] == caps
+    async with host.service(output_max_bytes=2 << 20) as service:
+        assert (await service.fetch_job(job.id)).record.output_max_bytes == 1 << 20
+        assert (await service.start_job(spec)).id == job.id
 
 
 async def test_the_same_standard_input_is_the_same_request(service):

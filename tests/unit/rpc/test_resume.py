@@ -73,13 +73,20 @@ def test_every_byte_arrives_once_whatever_is_cut_off_or_repeated(case):
     assert received == output[start:]
 
 
-def test_a_gap_is_an_error_and_nothing_after_it_is_delivered():
+def test_a_jump_forwards_is_passed_on_and_not_asked_for_again():
     progress = OutputProgress("id")
     progress.accept(data(0, b"ab"))
-    with pytest.raises(OutputInterrupted, match="went on at byte 5") as interruption:
-        progress.accept(data(5, b"x"))
-    assert interruption.value.offset == 2
-    assert progress.offset == 2
+    news = progress.accept(data(5, b"xy"))
+    assert (news.offset, news.output) == (5, b"xy")
+    assert progress.request(0).offset == 7
+    news = progress.accept(data(6, b"yz"))
+    assert (news.offset, news.output) == (7, b"z")
+
+
+def test_the_stream_that_is_read_is_asked_for_again():
+    progress = OutputProgress("id", stream=pb.OUTPUT_STREAM_STDERR)
+    progress.accept(data(0, b"ab"))
+    assert progress.request(0).stream == pb.OUTPUT_STREAM_STDERR
 
 
 def test_output_and_end_may_share_a_message():

@@ -1,0 +1,129 @@
+"""Copying a job's output to descriptors: one stream or both at once, byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
+
+import click
+import grpc
+
+from jobworker.cli.gaps import Gaps
+from jobworker.cli.render import to_json
+from jobworker.rpc.resume import GIVE_UP_AFTER, Patience
+from jobworker.rpc.v1.jobworker_pb2 import OutputResponse, OutputStream
+from jobworker.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jobworker.cli.output import Writer
+    from jobworker.rpc.client import Client
+    from jobworker.rpc.v1.jobworker_pb2 import StatusDetail
+
+STREAMS: Final = {
+    "stdout": OutputStream.OUTPUT_STREAM_STDOUT,
+    "stderr": OutputStream.OUTPUT_STREAM_STDERR,
+}
+"""What is typed for a stream → its number on the wire."""
+
+
+class Copy:
+    """One stream of a job on its way to a descriptor: `stream` is its name, "" the only one's."""
+
+    def __init__(self, job_id: str, stream: str, out: Writer, what: str = "the output") -> None:
+        self._job_id = job_id
+        self.stream = stream
+        self.out = out
+        self._begin = out.offset
+        self._what = f"{what} ({stream})" if stream else what
+        self._gaps = Gaps(self._what)
+
+    async def run(self, client: Client, *, tail: bool, as_json: bool) -> StatusDetail:
+        """Copy to the end; return the job's status then. Raises what `Client.output` raises."""
+        status: StatusDetail | None = None
+        messages = client.output(
+            self._job_id,
+            tail=tail,
+            offset=self._begin,
+            stream=STREAMS[self.stream or "stdout"],
+            on_interrupted=self._say_interrupted,
+        )
+        try:
+            async for message in messages:
+                self._note_gap(message)
+                if as_json:
+                    self.out.write_as(self._line(message), len(message.output))
+                else:
+                    self.out.write(message.output)
+                if message.HasField("end"):
+                    status = message.end.status
+        finally:
+            _say(self._gaps.rest())
+        if status is None:
+            raise AssertionError("a stream ends with its end")
+        return status
+
+    def rest(self) -> str:
+        """Return the flags of `output` that fetch the rest."""
+        stream = f"--stream {self.stream} " if self.stream else ""
+        return f"--tail {stream}--offset {self.out.offset}"
+
+    def _note_gap(self, message: OutputResponse) -> None:
+        # Without output it may be the end of an output that is shorter than where we began.
+        if message.output and message.offset > self.out.offset:
+            _say(self._gaps.note(self.out.offset, message.offset, time.monotonic()))
+            self.out.offset = message.offset
+
+    def _line(self, message: OutputResponse) -> bytes:
+        more = {"stream": self.stream} if self.stream else {}
+        return to_json(message, indent=None, **more).encode() + b"\n"
+
+    def _say_interrupted(self, problem: str) -> None:
+        _say(
+            f"{self._what} is interrupted at byte {self.out.offset}, trying again for up to "
+            f"{GIVE_UP_AFTER:g} s: {printable(problem)}"
+        )
+
+
+async def copy_all(
+    client: Client, copies: Sequence[Copy], *, tail: bool, as_json: bool
+) -> StatusDetail:
+    """Copy streams at once, each to its end; return the job's status then.
+
+    The first that fails ends the others, and is raised.
+    """
+    if len(copies) == 1:
+        return await copies[0].run(client, tail=tail, as_json=as_json)
+    tasks = [asyncio.create_task(each.run(client, tail=tail, as_json=as_json)) for each in copies]
+    try:
+        return (await asyncio.gather(*tasks))[0]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def where(copies: Sequence[Copy]) -> str:
+    """Say how far they have come."""
+    if len(copies) == 1:
+        return f"byte {copies[0].out.offset}"
+    return " and ".join(f"byte {each.out.offset} of {each.stream}" for each in copies)
+
+
+async def is_split(client: Client, job_id: str) -> bool:
+    """Tell whether a job's standard error is kept apart; waits for a server that was lost."""
+    patience = Patience()
+    while True:
+        patience.asks(time.monotonic())
+        try:
+            return (await client.status(job_id)).job.split_stderr
+        except grpc.aio.AioRpcError as error:
+            delay = patience.lost(time.monotonic(), error)
+        await asyncio.sleep(delay)
+
+
+def _say(text: str) -> None:
+    if text:
+        click.echo(f"jobworker-cli: {text}", err=True)
