@@ -445,7 +445,10 @@ class Custody:
         if client is None or client.shim is None:
             return False
         launcher = identity(client.shim)
-        return processes.look(launcher) is None and self._notes.of_process(launcher) is None
+        stat = processes.look(launcher)
+        # One that has no keeper is a zombie until somebody else reaps it.
+        dead = stat is None or stat.ending
+        return dead and self._notes.of_process(launcher) is None
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)

@@ -28,7 +28,7 @@ from jobworker.errors import (
 from jobworker.job import JobSpec, Reason, Service, State, StopPolicy, processes
 from jobworker.shim import record as exit_records
 from jobworker.shim.note import EndNote, write_note
-from jobworker.shim.proc import KEEPER_NAME, Stat
+from jobworker.shim.proc import KEEPER_NAME, Stat, read_stat
 from jobworker.testing.cgroupfs import FakeCgroupTree
 from jobworker.testing.shim import FakeShim
 
@@ -789,6 +789,17 @@ async def test_a_start_is_not_repeated_while_it_may_have_happened(host, service,
         await job.wait()
         assert job.status.state is State.LOST
         assert "main process is not known" in job.status.message
+
+
+async def test_a_dead_shim_that_no_keeper_waits_for_leaves_the_same_doubt(host, service):
+    """Whoever is to reap it may take his time, and leaves no note."""
+    with subprocess.Popen(["true"]) as dead:
+        os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+        host.shim.clients[-1].shim = read_stat(dead.pid)
+        die_in_launch(host, lambda _job_id: None)
+        job = await service.start_job(TRUE)
+        await job.wait()
+    assert job.status.state is State.LOST
 
 
 SHIM = Stat(
