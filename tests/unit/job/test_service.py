@@ -791,14 +791,20 @@ async def test_a_start_is_not_repeated_while_it_may_have_happened(host, service,
         assert "main process is not known" in job.status.message
 
 
-async def test_a_dead_shim_that_no_keeper_waits_for_leaves_the_same_doubt(host, service):
+@pytest.fixture
+def zombie():
+    """A process that has ended, and that is reaped later."""
+    with subprocess.Popen(["true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        yield read_stat(process.pid)
+
+
+async def test_a_dead_shim_that_no_keeper_waits_for_leaves_the_same_doubt(host, service, zombie):
     """Whoever is to reap it may take his time, and leaves no note."""
-    with subprocess.Popen(["true"]) as dead:
-        os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
-        host.shim.clients[-1].shim = read_stat(dead.pid)
-        die_in_launch(host, lambda _job_id: None)
-        job = await service.start_job(TRUE)
-        await job.wait()
+    host.shim.clients[-1].shim = zombie
+    die_in_launch(host, lambda _job_id: None)
+    job = await service.start_job(TRUE)
+    await job.wait()
     assert job.status.state is State.LOST
 
 
