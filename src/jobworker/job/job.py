@@ -12,7 +12,14 @@ from jobworker.job.freezer import is_frozen
 from jobworker.job.readers import Readers
 from jobworker.job.state import State
 from jobworker.job.stream import OutputStream
-from jobworker.output import follow, open_for_reading, read_to, size
+from jobworker.output import (
+    find_beginning,
+    follow,
+    no_header,
+    open_for_reading,
+    read_to,
+    size,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -23,7 +30,7 @@ if TYPE_CHECKING:
     from jobworker.job.spec import JobSpec
     from jobworker.job.state import JobStatus
     from jobworker.job.stats import Sample
-    from jobworker.output import Follower, Watcher
+    from jobworker.output import Follower, Header, Watcher
 
 
 class Job:
@@ -161,26 +168,44 @@ class Job:
         with self.stream_output(offset, tail=False) as chunks:
             return b"".join([chunk.data async for chunk in chunks])
 
-    def stream_output(self, offset: int = 0, *, tail: bool = True) -> OutputStream:
+    async def beginning(
+        self, *, last_bytes: int | None = None, last_lines: int | None = None
+    ) -> int:
+        """Return the offset at which the last bytes, or lines, of the output there is now begin.
+
+        A last line without a newline counts. Raises what `stream_output` raises.
+        """
+        fd = open_for_reading(self._log_dir, self.id)
+        try:
+            return await find_beginning(
+                fd, size=self._record.output_size, last_bytes=last_bytes, last_lines=last_lines
+            )
+        finally:
+            os.close(fd)
+
+    def stream_output(
+        self, offset: int = 0, *, tail: bool = True, header: Header = no_header
+    ) -> OutputStream:
         """Return the output from byte `offset` on, as an async iterator of chunks.
 
         Any number of readers may do so at any time, each at its own pace. With `tail` it goes on
         until the job has finished and every byte was read; without, it ends with what is there
-        now. Close it (``with``) if it may be left early.
+        now. Close it (``with``) if it may be left early. With a `header` each chunk begins with
+        that.
 
         Raises FailedPrecondition if the output is gone, ResourceExhausted if there is no
         descriptor left, and ShuttingDown when the Service is being left.
         """
-        follower = self._follow(offset, tail=tail)
+        follower = self._follow(offset, tail=tail, header=header)
         return OutputStream(self, follower, offset=offset, tail=tail, readers=self._readers)
 
-    def _follow(self, offset: int, *, tail: bool) -> Follower:
+    def _follow(self, offset: int, *, tail: bool, header: Header) -> Follower:
         fd = open_for_reading(self._log_dir, self.id)
         if self.finished or not tail:
-            return read_to(fd, offset=offset, size=self._record.output_size)
+            return read_to(fd, offset=offset, size=self._record.output_size, header=header)
         try:
             watch = self._watcher.watch(self.id, fd)
         except BaseException:
             os.close(fd)
             raise
-        return follow(fd, offset=offset, final_size=self._final_size, watch=watch)
+        return follow(fd, offset=offset, final_size=self._final_size, watch=watch, header=header)
