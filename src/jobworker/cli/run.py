@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from jobworker import heap
 from jobworker.cli import ended, start
 from jobworker.cli.calls import call
+from jobworker.cli.copying import copy_output, say_interrupted
 from jobworker.cli.options import SectionedCommand
-from jobworker.cli.output import Writer
 from jobworker.cli.render import to_json
 from jobworker.cli.session import Failure
+from jobworker.cli.writer import writer
 from jobworker.program import BROKEN_PIPE, INTERRUPTED
-from jobworker.rpc.resume import GIVE_UP_AFTER
 from jobworker.text import join, printable
 
 if TYPE_CHECKING:
@@ -90,32 +91,27 @@ def _start(session: Session, command_line: tuple[str, ...], flags: dict[str, Any
 def _follow(session: Session, started: StartResponse) -> StatusDetail:
     """Write all output, and return how the job has ended."""
     job_id = started.job_id
-    out = Writer(sys.stdout.fileno(), 0)
+    heap.keep()
+    out = writer(sys.stdout.fileno(), 0)
     ends: list[StatusDetail] = []
-
-    def say_interrupted(problem: str) -> None:
-        click.echo(
-            f"jobworker-cli: the output of job {job_id} is interrupted at byte {out.offset}, "
-            f"trying again for up to {GIVE_UP_AFTER:g} s: {printable(problem)}",
-            err=True,
-        )
 
     async def copy(client: Client) -> None:
         as_json = session.format == "json"
         if as_json:
             out.write_as(f"{to_json(started, indent=None)}\n".encode(), 0)
-        async for message in client.output(job_id, tail=True, on_interrupted=say_interrupted):
-            if as_json:
-                line = f"{to_json(message, indent=None)}\n"
-                out.write_as(line.encode(), len(message.output))
-            else:
-                out.write(message.output)
-            if message.HasField("end"):
-                ends.append(message.end.status)
+        stream = client.output(
+            job_id,
+            tail=True,
+            on_interrupted=lambda problem: say_interrupted(
+                f"the output of job {job_id}", out, problem
+            ),
+        )
+        ends.append((await copy_output(stream, out, as_json=as_json)).status)
 
     try:
         call(session, f"get the output of job {job_id}", copy)
     except KeyboardInterrupt:
+        out.close()
         click.echo(f"\njobworker-cli: {_detached(job_id, out.offset)}", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
     except BrokenPipeError:

@@ -24,7 +24,8 @@ _PATHS: Final = (
 )  # fmt: skip
 _NO_PATH: Final = ("cgroup-root", str(OWN))
 _QUANTITIES: Final = (
-    "keep-for", "keep-jobs", "keep-bytes", "max-running-jobs", "max-running-jobs-per-user"
+    "keep-for", "keep-jobs", "keep-bytes", "max-running-jobs", "max-running-jobs-per-user",
+    "max-streams-per-user",
 )  # fmt: skip
 SETTINGS: Final = ("listen", *_PATHS, *_QUANTITIES, "users")
 """What a configuration file may say; but for `users` a key is a flag of ``serve``."""

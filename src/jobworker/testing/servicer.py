@@ -293,6 +293,14 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
         self, job: ScriptedJob, request: pb.OutputRequest
     ) -> AsyncIterator[pb.OutputResponse]:
         offset = request.offset
+        if request.HasField("last_bytes"):
+            offset = max(0, len(job.output) - request.last_bytes)
+        if request.HasField("last_lines"):
+            lines = job.output.removesuffix(b"\n").split(b"\n") if job.output else []
+            before = lines[: max(0, len(lines) - request.last_lines)]
+            offset = min(len(job.output), sum(len(line) + 1 for line in before))
+        if offset != request.offset:
+            yield pb.OutputResponse(offset=offset)
         while True:
             finished = job.finished
             while offset < len(job.output):
