@@ -414,18 +414,17 @@ async def test_run_goes_on_after_the_restart_of_the_server(cli, service, serve, 
 
 
 async def test_run_whose_output_breaks_for_good_is_125_and_says_where(cli, service):
+    service.refusals["Output"] = [Refusal(grpc.StatusCode.INTERNAL, "broken", after=1)]
     process = await cli.start("run", "x")
     job = await started_job(service)
-    service.rewrite = lambda message: pb.OutputResponse(
-        output=message.output, offset=message.offset + 7
-    )
     await job.write(b"one")
+    await process.stdout.readexactly(3)
+    await job.end()
     result = await finish(process)
     assert (result.status, result.stdout) == (125, b"")
-    assert "cut off at byte 0" in result.stderr
-    assert f"jobworker-cli output --tail --offset 0 {job.job.id}" in result.stderr
+    assert "broken" in result.stderr
+    assert f"jobworker-cli output --tail --offset 3 {job.job.id}" in result.stderr
     assert f"jobworker-cli stop {job.job.id}" in result.stderr
-    await job.end()
 
 
 async def test_ctrl_c_detaches_run_and_says_how_to_go_on(cli, service):
@@ -898,19 +897,38 @@ async def test_a_server_that_stays_away_is_told_of_once(cli, service):
     assert await finish(process) == Result(0, b"one", "")
 
 
-async def test_output_that_has_a_gap_is_an_error_that_says_how_to_go_on(cli, service):
+async def test_output_that_a_cap_has_dropped_is_told_of_and_the_rest_is_written(cli, service):
     service.chunk = 1000
     job_id = service.add(OUTPUT).job.id
 
-    def skip(message: pb.OutputResponse) -> pb.OutputResponse:
-        message.offset += message.offset >= 5000
+    def drop(message: pb.OutputResponse) -> pb.OutputResponse:
+        if message.offset == 5000:
+            message.offset, message.output = 5400, message.output[400:]
         return message
 
-    service.rewrite = skip
-    result = await cli("output", job_id)
-    assert result.status == 1
-    assert result.stdout == OUTPUT[:5000]
-    assert "--offset 5000 gets the rest" in result.stderr
+    service.rewrite = drop
+    said = "jobworker-cli: 400 bytes dropped by the output cap, from byte 5000 on\n"
+    assert await cli("output", job_id) == Result(0, OUTPUT[:5000] + OUTPUT[5400:], said)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--last", "0"], b""),
+        (["--last", "2"], b"two\nthree"),
+        (["--last-bytes", "3"], b"ree"),
+        (["--since-offset", "4"], b"two\nthree"),
+    ],
+)
+async def test_output_begins_where_it_is_told_to(cli, service, flags, expected):
+    job_id = service.add(b"one\ntwo\nthree").job.id
+    assert await cli("output", *flags, job_id) == Result(0, expected, "")
+
+
+async def test_output_cannot_begin_in_two_places(cli):
+    result = await cli("output", "--last", "1", "--since-offset", "4", "x")
+    assert result.status == 2
+    assert "--since-offset cannot be combined with --last" in result.stderr
 
 
 # Connections that do not come about: the words are grpcio's, the advice is ours
