@@ -26,7 +26,7 @@ TABLE = {
     "server.start.running_recorded": "The registry knows the job's process.",
     "server.start.answering": "The client is about to get the job's id.",
     # A start that fails
-    "shim.launch.failing": "The shim knows that the command cannot be executed; nobody else does.",
+    "shim.failed.known": "The shim knows that the command cannot be executed; nobody else does.",
     "server.abandon.emptied": "The cgroup of a job that did not start has no process.",
     "server.abandon.cgroup_removed": "The cgroup of a job that did not start is gone.",
     "server.abandon.directory_removed": "So is its log directory; its record is still there.",

@@ -55,7 +55,7 @@ def _mounted(directory: Path) -> Iterator[None]:
 
 
 def _mounts() -> Iterator[Path]:
-    for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
+    for line in os.fsdecode(Path("/proc/self/mounts").read_bytes()).split("\n")[:-1]:
         _source, target, kind, *_ = line.split()
         if kind == "cgroup2":  # Spaces in the path are octal escapes (proc(5)).
             yield Path(target.encode().decode("unicode_escape"))

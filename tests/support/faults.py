@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from jobworker.testing import faults
 from jobworker.testing.faults import SERVER
+from tests.support.invariants import check_invariants
 from tests.support.processes import environment
 from tests.support.server import Server
 from tests.support.waiting import until, wait_until
@@ -16,12 +17,15 @@ from tests.support.waiting import until, wait_until
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from jobworker.rpc.client import Client
+
 
 class FaultyServer(Server):
     """The real programs; what `order` says is done to them."""
 
     def __init__(self, directory: Path, certs: Path, cgroup_root: Path, *options: str) -> None:
         self.orders = directory / "orders"
+        self.settled: set[str] = set()
         program = (sys.executable, "-m", "jobworker.testing.faults", str(self.orders))
         super().__init__(directory, certs, cgroup_root, *options, program=program)
 
@@ -29,6 +33,10 @@ class FaultyServer(Server):
         """Have `victims` killed when `step` is reached."""
         server = self.process.pid if self.process.poll() is None else None
         faults.order(self.orders, step, *victims, run_dir=self.run_dir, server=server, count=count)
+
+    async def check_invariants(self, client: Client) -> None:
+        """Check what holds at rest, of jobs that have not been found to have ended before."""
+        await check_invariants(self, client, settled=self.settled)
 
     def countermand(self) -> bool:
         """Take the order back; return whether it had not been carried out."""

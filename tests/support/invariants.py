@@ -20,15 +20,23 @@ if TYPE_CHECKING:
     from tests.support.server import Server
 
 
-async def check_invariants(server: Server, client: Client, *, patience: float = PATIENCE) -> None:
+async def check_invariants(
+    server: Server,
+    client: Client,
+    *,
+    settled: set[str] | None = None,
+    patience: float = PATIENCE,
+) -> None:
     """Wait until registry, directories, cgroups and processes agree; fail with what does not.
 
     What is under way (a job that just ends, a start that is just undone) comes to rest by itself.
+    `settled` are jobs that need not be asked about again: those that have ended are added.
     """
+    settled = set() if settled is None else settled
     found: list[str] = []
 
     async def none_violated() -> bool:
-        found[:] = await violations(server, client)
+        found[:] = await violations(server, client, settled)
         return not found
 
     try:
@@ -37,7 +45,7 @@ async def check_invariants(server: Server, client: Client, *, patience: float = 
         pytest.fail("; ".join(found))
 
 
-async def violations(server: Server, client: Client) -> list[str]:
+async def violations(server: Server, client: Client, settled: set[str]) -> list[str]:
     """Return in words what does not agree just now."""
     found = []
     records = _recorded(server.state_dir / "jobs.db")
@@ -46,12 +54,14 @@ async def violations(server: Server, client: Client) -> list[str]:
     found += [f"job {each} has no directory" for each in sorted(records - directories)]
     found += [f"directory {each} has no record" for each in sorted(directories - records)]
     found += [f"cgroup {each} has no record" for each in sorted(cgroups - records)]
-    for job_id in sorted(records):
-        found += await _violations_of_job(server, client, job_id)
+    for job_id in sorted(records - settled):
+        found += await _violations_of_job(server, client, job_id, settled)
     return found
 
 
-async def _violations_of_job(server: Server, client: Client, job_id: str) -> list[str]:
+async def _violations_of_job(
+    server: Server, client: Client, job_id: str, settled: set[str]
+) -> list[str]:
     try:
         job = (await client.status(job_id)).job
     except grpc.aio.AioRpcError as error:
@@ -67,6 +77,8 @@ async def _violations_of_job(server: Server, client: Client, job_id: str) -> lis
         found.append(f"job {job_id} has ended ({state}), but its cgroup is there")
     if state == "lost" and not job.status.message:
         found.append(f"job {job_id} is lost without a reason")
+    if not found:
+        settled.add(job_id)
     return found
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import structlog
 
 from jobworker.errors import ConfigError, Unavailable
+from jobworker.exhaustion import exhausted
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -47,14 +48,16 @@ class Audit:
     def decision(self, *, allowed: bool, method: str, user: str, peer: str, why: str = "") -> None:
         """Record that a call was let in or refused.
 
-        Raises Unavailable if that cannot be written: what leaves no trace is not done.
+        Raises ResourceExhausted (the disk is full) or Unavailable if that cannot be written: what
+        leaves no trace is not done.
         """
         event = "allowed" if allowed else "denied"
         try:
             self._write(event, method=method, user=user, peer=peer, why=why)
         except OSError as error:
-            raise Unavailable(
-                f"cannot write the audit log, so every call is refused: {error.strerror}"
+            what = "write the audit log, so every call is refused"
+            raise exhausted(what, error.errno) or Unavailable(
+                f"cannot {what}: {error.strerror}"
             ) from error
 
     def change(self, event: str, *, job_id: str, **fields: Any) -> None:

@@ -59,7 +59,7 @@ class Subsystem:
 def parse_mountinfo(text: str) -> tuple[Mount, ...]:
     """Read /proc/self/mountinfo (proc_pid_mountinfo(5))."""
     mounts = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # Not splitlines: a name may hold what separates lines elsewhere.
         # A variable number of optional fields ends with a lone hyphen.
         before, _, after = line.partition(" - ")
         left, right = before.split(" "), after.split(" ")
@@ -115,12 +115,17 @@ def cgroup2_options(mounts: tuple[Mount, ...]) -> str:
     return ""
 
 
+def read_names(path: str) -> str:
+    """Return a text in which others have named things: that need not be UTF-8 (PEP 383)."""
+    return os.fsdecode(Path(path).read_bytes())
+
+
 class Mounts:
     """The mount table of this process, and the two calls that change it."""
 
     def table(self) -> tuple[Mount, ...]:
         """Return the mounts this process can see."""
-        return parse_mountinfo(Path("/proc/self/mountinfo").read_text())
+        return parse_mountinfo(read_names("/proc/self/mountinfo"))
 
     def subsystems(self) -> dict[str, Subsystem]:
         """Return /proc/cgroups; empty where the kernel has none."""
@@ -131,7 +136,7 @@ class Mounts:
     def own_cgroups(self) -> str:
         """Return /proc/self/cgroup: the cgroup of this process in each hierarchy (cgroups(7))."""
         with contextlib.suppress(FileNotFoundError):
-            return Path("/proc/self/cgroup").read_text()
+            return read_names("/proc/self/cgroup")
         return ""
 
     def is_cgroup2(self, path: str) -> bool:

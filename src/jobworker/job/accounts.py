@@ -40,11 +40,14 @@ class Account:
 def look_up(user: str) -> Account:
     """Return the account of a user's name or number; an empty `user` is this process's own.
 
-    Raises UserNotFound. May block on the network where the user database does (nsswitch.conf(5)).
+    Raises UserNotFound, or OSError if no descriptor is left to look with. May block on the network
+    where the user database does (nsswitch.conf(5)).
     """
     try:
         entry = _entry(user)
     except (KeyError, OverflowError):
+        # Python says the same of a database that could not be opened.
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
         raise UserNotFound(
             f"cannot run the job as {user or os.geteuid()}: the host has no such user"
         ) from None

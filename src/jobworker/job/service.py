@@ -65,6 +65,9 @@ DEFAULT_STATE_DIR: Final = Path("/var/lib/jobworker")
 DEFAULT_RUN_DIR: Final = Path("/run/jobworker")
 DEFAULT_CGROUP_ROOT: Final = Path("/cgroup2")
 
+_ABANDON_RETRY: Final = 0.5
+_LONGEST_RETRY: Final = 60.0
+"""Seconds until what is left of a start that failed is tried to be removed again."""
 _ABANDON_PATIENCE: Final = 10.0
 """Seconds that the caller of a start that failed waits until nothing is left of it."""
 _THREADS: Final = 4
@@ -146,6 +149,7 @@ class Service:
             ),
         )
         self._leftovers: dict[str, Job] = {}
+        self._pauses: dict[str, float] = {}
         self._abandoning: dict[str, asyncio.Task[None]] = {}
         self._closing = False
         self._exit = AsyncExitStack()
@@ -290,21 +294,31 @@ class Service:
 
         However many want it, it is done once at a time, and goes on if they go away.
         """
-        task = self._abandoning.get(job.id)
-        if task is None:
+        if job.id not in self._abandoning:
             self._custody.drop(job)
             self._places.give_back(job.id)
             self._leftovers[job.id] = job
             job.forget()
-            task = asyncio.create_task(self._remove_traces(job))
-            self._abandoning[job.id] = task
-            task.add_done_callback(lambda task: self._abandoned(job, task))
-        await asyncio.shield(task)
+            self._begin_removing_traces(job)
+        await asyncio.shield(self._abandoning[job.id])
+
+    def _begin_removing_traces(self, job: Job) -> None:
+        task = asyncio.create_task(self._remove_traces(job))
+        self._abandoning[job.id] = task
+        task.add_done_callback(lambda task: self._abandoned(job, task))
 
     def _abandoned(self, job: Job, task: asyncio.Task[None]) -> None:
         del self._abandoning[job.id]
-        if not task.cancelled():
-            task.exception()  # The callers have it; what is left is tried again.
+        if task.cancelled() or task.exception() is None:  # The callers have the exception.
+            return
+        pause = self._pauses.get(job.id, _ABANDON_RETRY)
+        self._pauses[job.id] = min(2 * pause, _LONGEST_RETRY)
+        asyncio.get_running_loop().call_later(pause, self._abandon_again, job)
+
+    def _abandon_again(self, job: Job) -> None:
+        idle = job.id in self._leftovers and job.id not in self._abandoning
+        if idle and not self._closing:
+            self._begin_removing_traces(job)
 
     async def _remove_traces(self, job: Job) -> None:
         cgroup = self.cgroups.cgroup(job.id)
@@ -318,6 +332,7 @@ class Service:
         self._store.delete(job.id)
         steps.reached("server.abandon.deleted")
         del self._leftovers[job.id]
+        self._pauses.pop(job.id, None)
         self._ledger.watching.wake()  # Who watches this job waits for nothing.
 
     # Stopping and finding

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import itertools
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from jobworker import steps
-from jobworker.errors import InvalidArgument, ResourceExhausted, ShimUnavailable
+from jobworker.errors import InvalidArgument, JobNotFound, ResourceExhausted, ShimUnavailable
 from jobworker.shim import start, wire
 from jobworker.shim.channel import Channel
 from jobworker.shim.failures import job_error, launch_error
@@ -156,7 +157,8 @@ class Client:
         try:
             return _launched(received)
         except ResourceExhausted:
-            await self.stop(launch.job_id, signal=_SIGKILL, grace=0)
+            with contextlib.suppress(JobNotFound):  # It has ended by itself.
+                await self.stop(launch.job_id, signal=_SIGKILL, grace=0)
             raise
 
     async def attach(self, job_id: str) -> Launched:

@@ -131,7 +131,8 @@ class LiveJob:
             stopped=self._schedule.stopped,
             timed_out=self._schedule.timed_out,
             started_at=self.started_at,
-            ended_at=outcome.ended.at,
+            # The clock may have been set back meanwhile; no job ends before it has begun.
+            ended_at=max(outcome.ended.at, self.started_at),
             runtime=outcome.ended.monotonic - self._started,
             output_size=self._output_size(),
             usage=self._usage(),

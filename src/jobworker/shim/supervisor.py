@@ -379,7 +379,7 @@ class Supervisor:
         steps.reached("shim.end.told")
 
     def _fail(self, job: LiveJob, failure: SpawnFailure) -> None:
-        steps.reached("shim.launch.failing")
+        steps.reached("shim.failed.known")
         del self._jobs[job.id]
         job.close()
         os.close(job.job_dir)

@@ -17,6 +17,7 @@ from jobworker.cgroups.mounts import (
     parse_filesystems,
     parse_mountinfo,
     parse_proc_cgroups,
+    read_names,
 )
 
 MOUNTINFO = r"""
@@ -47,6 +48,15 @@ def test_octal_escapes_are_undone():
 
 def test_what_is_no_mount_is_passed_over():
     assert parse_mountinfo("\nnonsense - \n1 2 3\n") == ()
+
+
+def test_a_mount_whose_name_is_no_text_hides_no_other(tmp_path):
+    path = tmp_path / "mountinfo"
+    line = b"22 27 0:21 / /mnt/\xff\xc2\x85name rw - proc proc rw\n"
+    path.write_bytes(line + MOUNTINFO.encode())
+    mounts = parse_mountinfo(read_names(str(path)))
+    assert mounts[0].point == "/mnt/\udcff\x85name"
+    assert mounts[1:] == parse_mountinfo(MOUNTINFO)
 
 
 def test_proc_cgroups():

@@ -1,5 +1,7 @@
+import errno
 import os
 import pwd
+import resource
 
 import pytest
 
@@ -27,6 +29,18 @@ def test_the_groups_of_ones_own_account_are_left_as_they_are():
 def test_an_unknown_user_is_named(user):
     with pytest.raises(UserNotFound, match=user):
         look_up(user)
+
+
+def test_a_user_database_that_cannot_be_opened_is_no_unknown_user():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+            look_up("nobody")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_the_environment_is_minimal_and_the_users_own():
