@@ -79,7 +79,7 @@ class _Reading:
         self._got.update(message.output)
         self._written.update(self._run.plan.content(self.offset, len(message.output)))
         self.offset += len(message.output)
-        if message.HasField("end"):
+        if message.has_end:
             self._size = message.end.size
 
     def faults(self) -> Iterator[str]:

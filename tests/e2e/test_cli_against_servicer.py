@@ -897,18 +897,44 @@ async def test_a_server_that_stays_away_is_told_of_once(cli, service):
     assert await finish(process) == Result(0, b"one", "")
 
 
-async def test_output_that_a_cap_has_dropped_is_told_of_and_the_rest_is_written(cli, service):
-    service.chunk = 1000
+async def test_what_a_cap_has_dropped_is_said_on_standard_error(cli, service):
+    job = service.add(OUTPUT)
+    job.dropped = 5000
+    result = await cli("output", job.job.id)
+    assert result == Result(
+        0,
+        OUTPUT[5000:],
+        "jobworker-cli: 5000 bytes of the output are missing, from byte 0 to byte 5000: the cap "
+        "dropped them\n",
+    )
+    assert await cli("output", "--offset", "5000", job.job.id) == Result(0, OUTPUT[5000:], "")
+
+
+async def test_each_stream_goes_to_its_own_descriptor_or_the_one_picked_to_stdout(cli, service):
+    job = service.add(b"to stdout")
+    job.split(b"to stderr")
+    job_id = job.job.id
+    assert await cli("output", "--tail", job_id) == Result(0, b"to stdout", "to stderr")
+    assert await cli("output", "--offset", "3", job_id) == Result(0, b"stdout", "stderr")
+    assert await cli("output", "--stream", "stdout", job_id) == Result(0, b"to stdout", "")
+    assert await cli("output", "--stream", "stderr", job_id) == Result(0, b"to stderr", "")
+
+
+async def test_both_streams_as_json_are_told_apart(cli, service):
+    job = service.add(b"o")
+    job.split(b"e")
+    result = await cli("output", "--format", "json", job.job.id)
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    found = {(line["stream"], base64.b64decode(line["output"])) for line in lines}
+    assert found == {("stdout", b"o"), ("stdout", b""), ("stderr", b"e"), ("stderr", b"")}
+    assert result.stderr == ""
+
+
+async def test_standard_error_that_is_not_kept_apart_cannot_be_picked(cli, service):
     job_id = service.add(OUTPUT).job.id
-
-    def drop(message: pb.OutputResponse) -> pb.OutputResponse:
-        if message.offset == 5000:
-            message.offset, message.output = 5400, message.output[400:]
-        return message
-
-    service.rewrite = drop
-    said = "jobworker-cli: 400 bytes dropped by the output cap, from byte 5000 on\n"
-    assert await cli("output", job_id) == Result(0, OUTPUT[:5000] + OUTPUT[5400:], said)
+    result = await cli("output", "--stream", "stderr", job_id)
+    assert (result.status, result.stdout) == (1, b"")
+    assert "--split-stderr" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -925,10 +951,35 @@ async def test_output_begins_where_it_is_told_to(cli, service, flags, expected):
     assert await cli("output", *flags, job_id) == Result(0, expected, "")
 
 
+async def test_the_last_of_both_streams_is_the_last_of_each_and_no_gap_is_told_of(cli, service):
+    job = service.add(b"one\ntwo\n")
+    job.split(b"three\nfour\nfive\n")
+    assert await cli("output", "--last", "1", job.job.id) == Result(0, b"two\n", "five\n")
+    assert await cli("output", "--last-bytes", "7", job.job.id) == Result(
+        0, b"ne\ntwo\n", "r\nfive\n"
+    )
+
+
+async def test_the_last_of_an_output_begins_with_what_a_cap_has_left_at_most(cli, service):
+    job = service.add(b"one\ntwo\nthree\n")
+    job.dropped = 4
+    for flags in (("--last", "9"), ("--last-bytes", "99")):
+        assert await cli("output", *flags, job.job.id) == Result(0, b"two\nthree\n", "")
+
+
 async def test_output_cannot_begin_in_two_places(cli):
     result = await cli("output", "--last", "1", "--since-offset", "4", "x")
     assert result.status == 2
     assert "--since-offset cannot be combined with --last" in result.stderr
+
+
+async def test_a_server_that_goes_away_before_it_says_whether_there_are_two_is_asked_again(
+    cli, service
+):
+    job = service.add(b"o")
+    job.split(b"e")
+    service.refusals["Status"] = [Refusal(grpc.StatusCode.UNAVAILABLE, "shutting down")]
+    assert await cli("output", job.job.id) == Result(0, b"o", "e")
 
 
 # Connections that do not come about: the words are grpcio's, the advice is ours

@@ -1,60 +1,160 @@
-"""A job's output as commands show it: bytes or JSON on stdout, what there is to say on stderr."""
+"""Copying a job's output to descriptors: one stream or both at once, byte for byte."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+import grpc
 
+from jobworker.cli.gaps import Gaps
 from jobworker.cli.render import to_json
-from jobworker.rpc.resume import GIVE_UP_AFTER
+from jobworker.rpc.resume import GIVE_UP_AFTER, Patience
+from jobworker.rpc.v1.jobworker_pb2 import OutputStream
 from jobworker.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import Mapping, Sequence
 
     from jobworker.cli.writer import Writer
+    from jobworker.rpc.client import Client
     from jobworker.rpc.frames import OutputMessage
-    from jobworker.rpc.v1.jobworker_pb2 import OutputEnd
+    from jobworker.rpc.v1.jobworker_pb2 import StatusDetail
+
+STREAMS: Final = {
+    "stdout": OutputStream.OUTPUT_STREAM_STDOUT,
+    "stderr": OutputStream.OUTPUT_STREAM_STDERR,
+}
+"""What is typed for a stream → its number on the wire."""
 
 
-async def copy_output(
-    stream: AsyncGenerator[OutputMessage, None], out: Writer, *, as_json: bool
-) -> OutputEnd:
-    """Write a stream to `out`, and return its end. What a cap has dropped is said."""
-    end = None
-    async with aclosing(stream) as messages:
-        async for message in messages:
-            if message.offset != out.offset:
-                await out.flush()
-                if message.gap:
-                    _say_dropped(message)
-                out.offset = message.offset
-            if as_json:
-                line = f"{to_json(message.message(), indent=None)}\n"
-                out.write_as(line.encode(), len(message.view))
-            elif message.view:
-                await out.take(message.view)
-            if message.has_end:
-                end = message.end
-    await out.flush()
-    assert end is not None  # noqa: S101 - without it the stream raises
-    return end
+class Copy:
+    """One stream of a job on its way to a descriptor: `stream` is its name, "" the only one's.
+
+    It begins where `out` stands, or with the `last` of it: `last_bytes` or `last_lines`.
+    """
+
+    def __init__(
+        self,
+        job_id: str,
+        stream: str,
+        out: Writer,
+        *,
+        what: str = "the output",
+        last: Mapping[str, int] | None = None,
+    ) -> None:
+        self._job_id = job_id
+        self.stream = stream
+        self.out = out
+        self._last = last or {}
+        self._next = out.offset
+        self._what = f"{what} ({stream})" if stream else what
+        self._gaps = Gaps(self._what)
+
+    async def run(self, client: Client, *, tail: bool, as_json: bool) -> StatusDetail:
+        """Copy to the end; return the job's status then. Raises what `Client.output` raises.
+
+        Afterwards, be it so or so, `out` stands where it is.
+        """
+        status: StatusDetail | None = None
+        stream = client.output(
+            self._job_id,
+            tail=tail,
+            offset=self._next,
+            stream=STREAMS[self.stream or "stdout"],
+            on_interrupted=self._say_interrupted,
+            **self._last,
+        )
+        try:
+            async with aclosing(stream) as messages:
+                async for message in messages:
+                    await self._take(message, as_json=as_json)
+                    if message.has_end:
+                        status = message.end.status
+        except Exception:
+            # What was taken is written, too: the error says how far the stream has come.
+            await self.out.flush()
+            raise
+        else:
+            await self.out.flush()
+        finally:
+            self.out.close()
+            _say(self._gaps.rest())
+        if status is None:
+            raise AssertionError("a stream ends with its end")
+        return status
+
+    def rest(self) -> str:
+        """Return the flags of `output` that fetch the rest."""
+        stream = f"--stream {self.stream} " if self.stream else ""
+        return f"--tail {stream}--offset {self.out.offset}"
+
+    async def _take(self, message: OutputMessage, *, as_json: bool) -> None:
+        if message.gap:
+            begin = message.offset - message.gap
+            _say(self._gaps.note(begin, message.offset, time.monotonic()))
+        # Without output it may be the end of an output that is shorter than where we began.
+        if message.offset != self._next and (message.view or message.gap):
+            await self.out.flush()
+            self.out.offset = message.offset
+            self._next = message.offset
+        self._next += len(message.view)
+        if as_json:
+            self.out.write_as(self._line(message), len(message.view))
+        else:
+            await self.out.take(message.view)
+
+    def _line(self, message: OutputMessage) -> bytes:
+        more: dict[str, Any] = {"stream": self.stream} if self.stream else {}
+        return to_json(message.message(), indent=None, **more).encode() + b"\n"
+
+    def _say_interrupted(self, problem: str) -> None:
+        _say(
+            f"{self._what} is interrupted at byte {self.out.offset}, trying again for up to "
+            f"{GIVE_UP_AFTER:g} s: {printable(problem)}"
+        )
 
 
-def _say_dropped(message: OutputMessage) -> None:
-    begin = message.offset - message.gap
-    click.echo(
-        f"jobworker-cli: {message.gap} bytes dropped by the output cap, from byte {begin} on",
-        err=True,
-    )
+async def copy_all(
+    client: Client, copies: Sequence[Copy], *, tail: bool, as_json: bool
+) -> StatusDetail:
+    """Copy streams at once, each to its end; return the job's status then.
+
+    The first that fails ends the others, and is raised.
+    """
+    if len(copies) == 1:
+        return await copies[0].run(client, tail=tail, as_json=as_json)
+    tasks = [asyncio.create_task(each.run(client, tail=tail, as_json=as_json)) for each in copies]
+    try:
+        return (await asyncio.gather(*tasks))[0]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def say_interrupted(what: str, out: Writer, problem: str) -> None:
-    """Say that the connection is lost, and for how long it is tried to get it back."""
-    click.echo(
-        f"jobworker-cli: {what} is interrupted at byte {out.offset}, trying again for up "
-        f"to {GIVE_UP_AFTER:g} s: {printable(problem)}",
-        err=True,
-    )
+def where(copies: Sequence[Copy]) -> str:
+    """Say how far they have come."""
+    if len(copies) == 1:
+        return f"byte {copies[0].out.offset}"
+    return " and ".join(f"byte {each.out.offset} of {each.stream}" for each in copies)
+
+
+async def is_split(client: Client, job_id: str) -> bool:
+    """Tell whether a job's standard error is kept apart; waits for a server that was lost."""
+    patience = Patience()
+    while True:
+        patience.asks(time.monotonic())
+        try:
+            return (await client.status(job_id)).job.split_stderr
+        except grpc.aio.AioRpcError as error:
+            delay = patience.lost(time.monotonic(), error)
+        await asyncio.sleep(delay)
+
+
+def _say(text: str) -> None:
+    if text:
+        click.echo(f"jobworker-cli: {text}", err=True)

@@ -98,10 +98,17 @@ def status_text(response: StatusResponse, now: float, clock: Callable[[float], s
         ("pid", [str(job.pid)] if job.pid else []),
         ("limits", limits.describe(job.limits)),
         ("usage", usage_lines(job.usage)),
-        ("output", [units.format_size(job.output_size)]),
+        ("output", [_output(job.output_size, job)]),
+        ("stderr", [_output(job.stderr_size, job)] if job.split_stderr else []),
         ("warnings", list(job.warnings)),
     ]
     return layout(rows)
+
+
+def _output(size: int, job: Job) -> str:
+    if not job.output_max_bytes or job.output_max_bytes == units.MAX:
+        return units.format_size(size)
+    return f"{units.format_size(size)}, the newest {units.format_size(job.output_max_bytes)} kept"
 
 
 def layout(rows: Iterable[tuple[str, list[str]]]) -> str:

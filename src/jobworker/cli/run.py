@@ -10,7 +10,7 @@ import click
 from jobworker import heap
 from jobworker.cli import ended, start
 from jobworker.cli.calls import call
-from jobworker.cli.copying import copy_output, say_interrupted
+from jobworker.cli.copying import STREAMS, Copy, copy_all, where
 from jobworker.cli.options import SectionedCommand
 from jobworker.cli.render import to_json
 from jobworker.cli.session import Failure
@@ -19,6 +19,8 @@ from jobworker.program import BROKEN_PIPE, INTERRUPTED
 from jobworker.text import join, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jobworker.cli.session import Session
     from jobworker.rpc.client import Client
     from jobworker.rpc.v1.jobworker_pb2 import StartResponse, StatusDetail
@@ -62,7 +64,7 @@ def command(session: Session, /, command_line: tuple[str, ...], **flags: Any) ->
     started = _start(session, command_line, flags)
     for warning in started.warnings:
         click.echo(f"jobworker-cli: warning: {printable(warning)}", err=True)
-    detail = _follow(session, started)
+    detail = _follow(session, started, split=flags["split_stderr"])
     if text := ended.remark(started.job_id, detail):
         click.echo(f"jobworker-cli: {printable(text)}", err=True)
     raise click.exceptions.Exit(ended.exit_status(detail))
@@ -88,44 +90,40 @@ def _start(session: Session, command_line: tuple[str, ...], flags: dict[str, Any
         raise click.exceptions.Exit(status) from failure
 
 
-def _follow(session: Session, started: StartResponse) -> StatusDetail:
+def _follow(session: Session, started: StartResponse, *, split: bool) -> StatusDetail:
     """Write all output, and return how the job has ended."""
     job_id = started.job_id
+    as_json = session.format == "json"
     heap.keep()
-    out = writer(sys.stdout.fileno(), 0)
-    ends: list[StatusDetail] = []
+    fds = (sys.stdout.fileno(), (sys.stdout if as_json else sys.stderr).fileno())
+    copies = [
+        Copy(job_id, name, writer(fd, 0), what=f"the output of job {job_id}")
+        for name, fd in zip(STREAMS if split else ("",), fds, strict=False)
+    ]
 
-    async def copy(client: Client) -> None:
-        as_json = session.format == "json"
+    async def copy(client: Client) -> StatusDetail:
         if as_json:
-            out.write_as(f"{to_json(started, indent=None)}\n".encode(), 0)
-        stream = client.output(
-            job_id,
-            tail=True,
-            on_interrupted=lambda problem: say_interrupted(
-                f"the output of job {job_id}", out, problem
-            ),
-        )
-        ends.append((await copy_output(stream, out, as_json=as_json)).status)
+            copies[0].out.write_as(f"{to_json(started, indent=None)}\n".encode(), 0)
+        return await copy_all(client, copies, tail=True, as_json=as_json)
 
     try:
-        call(session, f"get the output of job {job_id}", copy)
+        return call(session, f"get the output of job {job_id}", copy)
     except KeyboardInterrupt:
-        out.close()
-        click.echo(f"\njobworker-cli: {_detached(job_id, out.offset)}", err=True)
+        click.echo(f"\njobworker-cli: {_detached(job_id, copies)}", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
     except BrokenPipeError:
-        click.echo(f"jobworker-cli: {_detached(job_id, out.offset)}", err=True)
+        click.echo(f"jobworker-cli: {_detached(job_id, copies)}", err=True)
         raise click.exceptions.Exit(BROKEN_PIPE) from None
     except Failure as failure:
-        raise Failure(f"{failure}\nIt is {_detached(job_id, out.offset)}") from failure
-    return ends[-1]
+        raise Failure(f"{failure}\nIt is {_detached(job_id, copies)}") from failure
 
 
-def _detached(job_id: str, offset: int) -> str:
+def _detached(job_id: str, copies: Sequence[Copy]) -> str:
+    rest = "".join(
+        f"\nTo see the rest:  jobworker-cli output {each.rest()} {job_id}" for each in copies
+    )
     return (
-        f"detached at byte {offset}; the job goes on unless it has ended."
-        f"\nTo stop it:       jobworker-cli stop {job_id}"
-        f"\nTo see the rest:  jobworker-cli output --tail --offset {offset} {job_id}"
+        f"detached at {where(copies)}; the job goes on unless it has ended."
+        f"\nTo stop it:       jobworker-cli stop {job_id}{rest}"
         f"\nTo know its end:  jobworker-cli wait {job_id}"
     )

@@ -40,6 +40,7 @@ Examples:
   jobworker-cli start --timeout 1h30m --env A=1 --env TOKEN sh -c 'date; env'
   jobworker-cli start --user nobody --io-max-wbps /dev/vda:10M cp -r /usr /tmp
   jobworker-cli start --stdin sort < names.txt
+  jobworker-cli start --output-max 64M --split-stderr ./worker --verbose
   jobworker-cli output --tail "$(jobworker-cli start ping -c 3 localhost)"
 """
 
@@ -59,6 +60,13 @@ def _timeout(text: str) -> Fraction:
     if not seconds:
         raise ValueError(f"{text!r} would leave the job no time; without the flag it has no limit")
     return seconds
+
+
+def _output_max(text: str) -> int:
+    size = units.parse_size(text)
+    if not size:
+        raise ValueError(f"{text!r} would keep nothing; give 64K or more, or max")
+    return size
 
 
 @click.command(
@@ -105,6 +113,21 @@ def _timeout(text: str) -> Fraction:
     section=JOB,
     metavar="DURATION",
     help="Stop the job after this time: 90s, 5m, 1h30m, 1.5.  [default: no limit]",
+)
+@option(
+    "--output-max",
+    parse=_output_max,
+    section=JOB,
+    metavar="SIZE",
+    help="Keep only the newest bytes of the output: 64K or more, or max for all.  "
+    "[default: the server's]",
+)
+@click.option(
+    "--split-stderr",
+    cls=SectionedOption,
+    section=JOB,
+    is_flag=True,
+    help="Keep standard error apart from standard output.  [default: one output]",
 )
 @option(
     "--stop-signal",
@@ -183,6 +206,8 @@ def build_request(command_line: tuple[str, ...], flags: dict[str, Any]) -> Start
         user=flags["user"],
         name=flags["name"],
         labels=dict(flags["label"]),
+        output_max_bytes=flags["output_max"],
+        split_stderr=flags["split_stderr"],
     )
     if flags["timeout"] is not None:
         request.timeout.FromNanoseconds(round(flags["timeout"] * 10**9))

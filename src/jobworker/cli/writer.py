@@ -100,6 +100,10 @@ class FileWriter(Writer):
     def close(self) -> None:
         """Drop what was taken and is not being written yet; afterwards `offset` stays."""
         self._thread.shutdown(cancel_futures=True)
+        for future in self._taken:
+            # One failure fails all behind it; the first was raised, and the rest are the same.
+            if not future.cancel() and not future.cancelled():
+                future.exception()
 
     def _write_all(self, data: memoryview) -> None:
         if self._failure is not None:  # Nothing may follow what is missing.

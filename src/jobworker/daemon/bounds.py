@@ -9,6 +9,7 @@ import click
 
 from jobworker.job.places import RunningLimits
 from jobworker.job.retention import DEFAULT_KEEP_JOBS, Retention
+from jobworker.job.spec import LARGEST_SIZE, MIN_OUTPUT_MAX
 from jobworker.rpc.streams import MAX_STREAMS_PER_USER
 from jobworker.units import parse_count, parse_duration, parse_size
 
@@ -40,9 +41,23 @@ class Bound(click.ParamType[int | Fraction | None]):
         return bound
 
 
+class Cap(Bound):
+    """A cap on the output of jobs, in bytes; None for all of it."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | Fraction | None:
+        """Read a value as it was written."""
+        size = super().convert(value, param, ctx)
+        if size is not None and size < MIN_OUTPUT_MAX:
+            self.fail(f"{value!r} is too little; give 64K or more, or none", param, ctx)
+        return None if size is None or size > LARGEST_SIZE else size
+
+
 DURATION: Final = Bound("duration", parse_duration)
 COUNT: Final = Bound("count", parse_count)
 SIZE: Final = Bound("size", parse_size)
+CAP: Final = Cap("size", parse_size)
 
 FLAGS: Final[dict[str, tuple[Bound, str, str]]] = {
     "--keep-for": (DURATION, "30d", "How long a finished job and its output are kept."),
@@ -55,6 +70,11 @@ FLAGS: Final[dict[str, tuple[Bound, str, str]]] = {
         SIZE,
         "none",
         "How much disk finished jobs may take, as the file system counts it.",
+    ),
+    "--output-max": (
+        CAP,
+        "none",
+        "How many bytes of a job's output are kept, the newest, unless it asks for another cap.",
     ),
     "--max-running-jobs": (COUNT, "none", "How many jobs may run at a time."),
     "--max-running-jobs-per-user": (

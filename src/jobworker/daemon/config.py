@@ -26,6 +26,7 @@ _NO_PATH: Final = ("cgroup-root", str(OWN))
 _QUANTITIES: Final = (
     "keep-for", "keep-jobs", "keep-bytes", "max-running-jobs", "max-running-jobs-per-user",
     "max-streams-per-user",
+    "output-max",
 )  # fmt: skip
 SETTINGS: Final = ("listen", *_PATHS, *_QUANTITIES, "users")
 """What a configuration file may say; but for `users` a key is a flag of ``serve``."""

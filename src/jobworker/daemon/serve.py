@@ -62,6 +62,7 @@ class Settings:
     run_dir: Path
     cgroup_root: Path | None
     audit_log: Path
+    output_max: int | None
     cleanup: bool
     policy: Policy
     retention: Retention
@@ -87,6 +88,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
             state_dir=settings.state_dir,
             run_dir=settings.run_dir,
             cgroup_root=root.path,
+            output_max_bytes=settings.output_max,
             retention=settings.retention,
             running=settings.running,
             on_change=lambda change: _audit_change(audit, change),

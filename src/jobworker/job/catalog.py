@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A job in a listing; `output_size` (bytes, None if it is gone) and `paused` are as of now."""
+    """A job in a listing; sizes (bytes, None if it is gone) and `paused` are as of now."""
 
     record: JobRecord
     output_size: int | None
+    stderr_size: int | None = None
     paused: bool = False
 
 
@@ -111,9 +112,9 @@ def _entries(records: list[JobRecord], jobs: dict[str, Job | None]) -> tuple[Ent
     for record in records:
         job = None if record.finished else jobs.get(record.id)
         if job is None:
-            entries.append(Entry(record, record.output_size))
+            entries.append(Entry(record, record.output_size, record.stderr_size))
         else:
-            entries.append(Entry(record, job.output_size(), _paused(job)))
+            entries.append(Entry(record, job.output_size(), job.stderr_size(), _paused(job)))
     return tuple(entries)
 
 

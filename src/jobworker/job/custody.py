@@ -141,9 +141,7 @@ class Custody:
         self._launching.discard(job.id)
         self._close_pidfd(job)
 
-    async def launch(
-        self, job: Job, launch: shim.Launch, *, stdin: int, output: int, cgroup: int, job_dir: int
-    ) -> None:
+    async def launch(self, job: Job, launch: shim.Launch, **fds: int) -> None:
         """Have the shim start a job that was added; the descriptors stay the caller's.
 
         Raises what `shim.Client.launch` raises; after StartUndecided the job stays in custody.
@@ -151,9 +149,7 @@ class Custody:
         client = await self._links.client()
         try:
             async with _patience(_LAUNCH_PATIENCE, "execute the command"):
-                launched = await client.launch(
-                    launch, stdin=stdin, output=output, cgroup=cgroup, job_dir=job_dir
-                )
+                launched = await client.launch(launch, **fds)
         except ShimUnavailable:
             if not client.lost:
                 raise
@@ -307,6 +303,7 @@ class Custody:
                 started_at=end.started_at,
                 ended_at=end.ended_at,
                 output_size=end.output_size,
+                stderr_size=end.stderr_size if job.spec.split_stderr else None,
                 usage=end.usage,
             ),
         )
@@ -441,7 +438,8 @@ class Custody:
 
         A doubt remains if its shim has died, and no keeper says that what it left was noted.
         """
-        if self._cgroups.cgroup(job.id).populated() or job.output_size():
+        written = job.output_size() or job.stderr_size()
+        if self._cgroups.cgroup(job.id).populated() or written:
             return True
         client = self._launchers.get(job.id)
         if client is None or client.shim is None:

@@ -6,13 +6,14 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from jobworker.errors import JobNotFound, JobWorkerError, ShuttingDown
+from jobworker.errors import FailedPrecondition, JobNotFound, JobWorkerError, ShuttingDown
 from jobworker.job import stats
 from jobworker.job.freezer import is_frozen
 from jobworker.job.readers import Readers
 from jobworker.job.state import State
-from jobworker.job.stream import OutputStream
+from jobworker.job.stream import OutputStream, final_size
 from jobworker.output import (
+    Stream,
     find_beginning,
     follow,
     no_header,
@@ -66,6 +67,11 @@ class Job:
         return self._record.id
 
     @property
+    def log_dir(self) -> Path:
+        """Where its directory is."""
+        return self._log_dir
+
+    @property
     def record(self) -> JobRecord:
         """Everything that is known of the job at this moment."""
         return self._record
@@ -101,13 +107,17 @@ class Job:
         self._record = record
         if record.finished:
             self._finished.set()
-            self._watcher.wake(self.id)
+            self._wake()
+
+    def _wake(self) -> None:
+        for stream in Stream:
+            self._watcher.wake(_watched(self.id, stream))
 
     def forget(self) -> None:
         """Tell all who wait that the job did not start after all; for the Service."""
         self._forgotten = True
         self._finished.set()
-        self._watcher.wake(self.id)
+        self._wake()
 
     def leave(self) -> None:
         """Tell all who wait for the end that it will not be known here; for the Service."""
@@ -130,9 +140,9 @@ class Job:
         if self._forgotten:
             raise JobNotFound(self.id)
 
-    def _final_size(self) -> int | None:
+    def _final_size(self, stream: Stream) -> int | None:
         self._check_known()
-        return self._record.output_size
+        return final_size(self._record, stream)
 
     async def sample(self) -> Sample:
         """Return what the job uses now, or has used if it has ended.
@@ -156,10 +166,18 @@ class Job:
 
         Once the job has finished, this is the final size, whatever became of the file.
         """
-        if self._record.output_size is not None:
-            return self._record.output_size
+        return self.size_of(Stream.STDOUT)
+
+    def stderr_size(self) -> int | None:
+        """Return the same of standard error; None also if it is not kept apart."""
+        return self.size_of(Stream.STDERR) if self.spec.split_stderr else None
+
+    def size_of(self, stream: Stream) -> int | None:
+        """Return the same of either."""
+        if self.finished:
+            return final_size(self._record, stream)
         try:
-            return size(self._log_dir, self.id)
+            return size(self._log_dir, self.id, stream)
         except JobWorkerError:
             return None
 
@@ -169,43 +187,80 @@ class Job:
             return b"".join([chunk.data async for chunk in chunks])
 
     async def beginning(
-        self, *, last_bytes: int | None = None, last_lines: int | None = None
+        self,
+        *,
+        last_bytes: int | None = None,
+        last_lines: int | None = None,
+        stream: Stream = Stream.STDOUT,
     ) -> int:
         """Return the offset at which the last bytes, or lines, of the output there is now begin.
 
-        A last line without a newline counts. Raises what `stream_output` raises.
+        A last line without a newline counts. What a cap has dropped is not looked at: that far at
+        most goes the beginning. Raises what `stream_output` raises.
         """
-        fd = open_for_reading(self._log_dir, self.id)
+        fd = self._open(stream)
         try:
             return await find_beginning(
-                fd, size=self._record.output_size, last_bytes=last_bytes, last_lines=last_lines
+                fd,
+                size=final_size(self._record, stream),
+                cap=self._record.output_max_bytes,
+                last_bytes=last_bytes,
+                last_lines=last_lines,
             )
         finally:
             os.close(fd)
 
     def stream_output(
-        self, offset: int = 0, *, tail: bool = True, header: Header = no_header
+        self,
+        offset: int = 0,
+        *,
+        tail: bool = True,
+        stream: Stream = Stream.STDOUT,
+        header: Header = no_header,
     ) -> OutputStream:
         """Return the output from byte `offset` on, as an async iterator of chunks.
 
         Any number of readers may do so at any time, each at its own pace. With `tail` it goes on
         until the job has finished and every byte was read; without, it ends with what is there
-        now. Close it (``with``) if it may be left early. With a `header` each chunk begins with
-        that.
+        now. What a cap has dropped is left out, which shows in the offsets of the chunks. Close it
+        (``with``) if it may be left early. With a `header` each chunk begins with that.
 
-        Raises FailedPrecondition if the output is gone, ResourceExhausted if there is no
-        descriptor left, and ShuttingDown when the Service is being left.
+        Raises FailedPrecondition if the output is gone or `stream` is not kept apart,
+        ResourceExhausted if there is no descriptor left, and ShuttingDown when the Service is being
+        left.
         """
-        follower = self._follow(offset, tail=tail, header=header)
-        return OutputStream(self, follower, offset=offset, tail=tail, readers=self._readers)
+        follower = self._follow(offset, stream, tail=tail, header=header)
+        return OutputStream(self, follower, stream, offset=offset, tail=tail, readers=self._readers)
 
-    def _follow(self, offset: int, *, tail: bool, header: Header) -> Follower:
-        fd = open_for_reading(self._log_dir, self.id)
+    def _open(self, stream: Stream) -> int:
+        if stream is Stream.STDERR and not self.spec.split_stderr:
+            raise FailedPrecondition(
+                f"cannot read the standard error of job {self.id} alone: it is in the output; a "
+                "job that is started with split_stderr (--split-stderr) keeps it apart"
+            )
+        return open_for_reading(self._log_dir, self.id, stream)
+
+    def _follow(self, offset: int, stream: Stream, *, tail: bool, header: Header) -> Follower:
+        cap = self._record.output_max_bytes
+        fd = self._open(stream)
         if self.finished or not tail:
-            return read_to(fd, offset=offset, size=self._record.output_size, header=header)
+            size = final_size(self._record, stream)
+            return read_to(fd, offset=offset, size=size, cap=cap, header=header)
         try:
-            watch = self._watcher.watch(self.id, fd)
+            watch = self._watcher.watch(_watched(self.id, stream), fd)
         except BaseException:
             os.close(fd)
             raise
-        return follow(fd, offset=offset, final_size=self._final_size, watch=watch, header=header)
+        return follow(
+            fd,
+            offset=offset,
+            final_size=lambda: self._final_size(stream),
+            watch=watch,
+            cap=cap,
+            header=header,
+        )
+
+
+def _watched(job_id: str, stream: Stream) -> str:
+    """Return by what name the watcher knows one of a job's outputs."""
+    return job_id if stream is Stream.STDOUT else f"{job_id} ({stream.value})"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jobworker import cgroups
+    from jobworker.job.record import JobRecord
     from jobworker.job.spec import JobSpec
 
 
@@ -27,10 +28,10 @@ async def look_up(user: str) -> accounts.Account:
 
 
 def describe(
-    job_id: str, spec: JobSpec, cgroup: cgroups.Cgroup, account: accounts.Account
+    record: JobRecord, spec: JobSpec, cgroup: cgroups.Cgroup, account: accounts.Account
 ) -> shim.Launch:
     """Return the description of a job's start. Raises CommandNotFound if its PATH is empty."""
-    env = {**account.environment(), **spec.env, "JOBWORKER_JOB_ID": job_id}
+    env = {**account.environment(), **spec.env, "JOBWORKER_JOB_ID": record.id}
     candidates = executables(spec.command, env["PATH"])
     if not candidates:
         raise CommandNotFound(
@@ -38,7 +39,7 @@ def describe(
         )
     own = account.groups is None
     return shim.Launch(
-        job_id=job_id,
+        job_id=record.id,
         executables=candidates,
         argv=[spec.command, *spec.args],
         env=env,
@@ -50,25 +51,35 @@ def describe(
         timeout=spec.timeout,
         stop_signal=spec.stop.signal,
         stop_grace=spec.stop.grace,
+        output_max_bytes=record.output_max_bytes,
+        split_stderr=spec.split_stderr,
     )
 
 
 @contextlib.contextmanager
 def descriptors(
-    log_dir: Path, job_id: str, cgroup: cgroups.Cgroup, stdin: bytes
+    log_dir: Path, record: JobRecord, cgroup: cgroups.Cgroup, stdin: bytes
 ) -> Iterator[dict[str, int]]:
     """Make a job's log files, and open all that `shim.Client.launch` wants, until the block ends.
 
     Raises OSError and what `output.Log.create` raises.
     """
     with contextlib.ExitStack() as stack:
-        log = stack.enter_context(output.Log.create(log_dir, job_id))
+        log = stack.enter_context(
+            output.Log.create(
+                log_dir,
+                record.id,
+                split_stderr=record.spec.split_stderr,
+                capped=record.output_max_bytes is not None,
+            )
+        )
         steps.reached("server.start.directory_made")
         directory = cgroup.open()
         stack.callback(os.close, directory)
         content = _stdin(stdin)
         stack.callback(os.close, content)
-        yield {"stdin": content, "output": log.fd, "cgroup": directory, "job_dir": log.dir_fd}
+        fds = {"stdin": content, "output": log.fd, "cgroup": directory, "job_dir": log.dir_fd}
+        yield fds if log.stderr_fd is None else fds | {"stderr": log.stderr_fd}
 
 
 def _stdin(content: bytes) -> int:

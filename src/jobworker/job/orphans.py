@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from jobworker.job import outcome, processes
+from jobworker.job import outcome, processes, trimming
 from jobworker.job.endings import Ending, Unknown, find_ending
 from jobworker.job.orphan import Orphan
 from jobworker.shim.proc import SHIM_NAME, TICKS, read_stat
@@ -107,9 +107,10 @@ class Orphans:
         limit = _limit(job)
         if limit is not None:
             orphan.limit(limit)
-        await orphan.wait_ended()
-        ending = await find_ending(job.record.process, orphan.pidfd, self._notes)
-        await orphan.empty()
+        async with trimming.keep_trimmed(job.log_dir, job.record):
+            await orphan.wait_ended()
+            ending = await find_ending(job.record.process, orphan.pidfd, self._notes)
+            await orphan.empty()
         # The shim may have been alive all the time, and only out of reach.
         end, trouble = self._read_end(job)
         if end is not None:
@@ -164,8 +165,9 @@ class Orphans:
             replace(
                 record,
                 status=replace(status, message=message),
-                ended_at=ended_at,
+                ended_at=max(ended_at, record.started_at or record.created_at),
                 output_size=job.output_size() or 0,
+                stderr_size=job.stderr_size(),
                 usage=usage,
             ),
         )

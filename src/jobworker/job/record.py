@@ -41,8 +41,9 @@ class AcceptedStop:
 class JobRecord:
     """A job at one moment. Times are seconds since the epoch; sizes are bytes.
 
-    `limits` are those in force, as read back from the kernel; `output_size`, `usage` (the keys of
-    the wire contract's Usage) and `ended_at` are set once the job has finished.
+    `limits` are those in force, as read back from the kernel; `output_max_bytes` is the cap on each
+    output, None without one. `output_size`, `stderr_size` (if it is kept apart), `usage` (the keys
+    of the wire contract's Usage) and `ended_at` are set once the job has finished.
     """
 
     id: str
@@ -56,7 +57,9 @@ class JobRecord:
     stop: AcceptedStop | None = None
     started_at: float | None = None
     ended_at: float | None = None
+    output_max_bytes: int | None = None
     output_size: int | None = None
+    stderr_size: int | None = None
     usage: Mapping[str, int] = field(default_factory=dict)
 
     @property

@@ -14,7 +14,16 @@ from jobworker.job.state import JobStatus, Reason, State
 if TYPE_CHECKING:
     import sqlite3
 
-FIXED: Final = ("id", "owner", "request_id", "stdin_digest", "spec", "created_at", "name")
+FIXED: Final = (
+    "id",
+    "owner",
+    "request_id",
+    "stdin_digest",
+    "spec",
+    "created_at",
+    "name",
+    "output_max_bytes",
+)
 """The columns that are written once, when the job is accepted."""
 CHANGING: Final = (
     "limits",
@@ -30,6 +39,7 @@ CHANGING: Final = (
     "started_at",
     "ended_at",
     "output_size",
+    "stderr_size",
     "usage",
     "stop",
 )
@@ -57,6 +67,7 @@ def fixed(record: JobRecord, stdin_digest: str) -> dict[str, Any]:
         "spec": _json(record.spec),
         "created_at": record.created_at,
         "name": record.spec.name,
+        "output_max_bytes": record.output_max_bytes,
     }
 
 
@@ -77,6 +88,7 @@ def changing(record: JobRecord) -> dict[str, Any]:
         "started_at": record.started_at,
         "ended_at": record.ended_at,
         "output_size": record.output_size,
+        "stderr_size": record.stderr_size,
         "usage": _json(record.usage),
         "stop": _json(record.stop) if record.stop else None,
     }
@@ -109,16 +121,25 @@ def record(row: sqlite3.Row) -> JobRecord:
         process=process,
         started_at=row["started_at"],
         ended_at=row["ended_at"],
+        output_max_bytes=_later(row, "output_max_bytes"),
         output_size=row["output_size"],
+        stderr_size=_later(row, "stderr_size"),
         usage=msgspec.json.decode(row["usage"], type=dict[str, int]),
         stop=_stop(row),
     )
 
 
 def _stop(row: sqlite3.Row) -> AcceptedStop | None:
-    # A file of the first version is read before it is brought up to date; it has none.
-    text = row["stop"] if "stop" in row.keys() else None  # noqa: SIM118 - a Row holds values
+    text = _later(row, "stop")
     return None if text is None else msgspec.json.decode(text, type=AcceptedStop)
+
+
+def _later(row: sqlite3.Row, column: str) -> Any:
+    """Return the value of a column, None in a file of the first version.
+
+    Such a file is read before it is brought up to date.
+    """
+    return row[column] if column in row.keys() else None  # noqa: SIM118 - a Row holds values
 
 
 def _json(value: Any) -> str:

@@ -65,7 +65,9 @@ CREATE TABLE jobs_in_order (
     created_at  REAL NOT NULL,
     started_at  REAL,
     ended_at    REAL,
+    output_max_bytes INTEGER,
     output_size INTEGER,
+    stderr_size INTEGER,
     usage       TEXT NOT NULL
 ) STRICT
 """

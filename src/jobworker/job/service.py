@@ -45,6 +45,7 @@ from jobworker.job.registry_reader import RegistryReader
 from jobworker.job.removal import Removal, refuse_running
 from jobworker.job.retainer import Retainer
 from jobworker.job.retention import KEEP_ALL, Retention
+from jobworker.job.spec import JobSpec, effective_cap
 from jobworker.job.state import State
 from jobworker.job.store import Store
 
@@ -96,8 +97,9 @@ class Service:
 
     Entering takes the locks, makes the directories and the cgroup, reaches the shim (starting one
     if there is none) and finds the jobs of an earlier server again. Leaving lets the jobs go on.
-    `retention` says how long finished jobs are kept, `running` how many may run at a time; by
-    default there are no bounds. Raises ConfigError if they are impossible.
+    `output_max_bytes` is the cap on the output of jobs that ask for none of their own (None: all is
+    kept). `retention` says how long finished jobs are kept, `running` how many may run at a time;
+    by default there are no bounds. Raises ConfigError if they are impossible.
 
     `on_change` is called with each change, after the registry knows of it. `cgroups_service` and
     `connect` (to the shim) are the boundaries to the kernel and to the other process.
@@ -110,6 +112,7 @@ class Service:
         state_dir: Path = DEFAULT_STATE_DIR,
         run_dir: Path = DEFAULT_RUN_DIR,
         cgroup_root: Path = DEFAULT_CGROUP_ROOT,
+        output_max_bytes: int | None = None,
         retention: Retention = KEEP_ALL,
         running: RunningLimits = RunningLimits(),  # noqa: B008 - it is immutable
         on_change: Callable[[Change], None] = lambda _change: None,
@@ -121,6 +124,7 @@ class Service:
         self._state_dir = state_dir.absolute()
         self._run_dir = run_dir.absolute()
         self.cgroups = cgroups_service or cgroups.Service(cgroup_root.absolute())
+        self._output_max_bytes = output_max_bytes
         retention.check()
         running.check()
         self._retention = retention
@@ -244,6 +248,7 @@ class Service:
             spec=replace(spec, stdin=b""),
             created_at=time.time(),
             warnings=self.cgroups.warnings(spec.limits),
+            output_max_bytes=effective_cap(spec.output_max_bytes, self._output_max_bytes),
         )
         self._store.insert(record, _digest(spec.stdin))
         steps.reached("server.start.recorded")
@@ -267,8 +272,8 @@ class Service:
             steps.reached("server.start.cgroup_made")
             if spec.limits != cgroups.Limits():
                 job.publish(replace(job.record, limits=cgroup.limits()))
-            description = launch.describe(job.id, spec, cgroup, account)
-            with launch.descriptors(self._log_dir, job.id, cgroup, spec.stdin) as fds:
+            description = launch.describe(job.record, spec, cgroup, account)
+            with launch.descriptors(self._log_dir, job.record, cgroup, spec.stdin) as fds:
                 await self._custody.launch(job, description, **fds)
         except ShimUnavailable as error:
             if self._closing or isinstance(error, StartUndecided):

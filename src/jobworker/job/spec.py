@@ -25,6 +25,12 @@ MAX_FILE_NAME: Final = 255
 """Bytes, the kernel's NAME_MAX."""
 MAX_VARIABLE: Final = 128 * 1024 - 2
 """Bytes of name and value together: execve(2) takes 32 pages, with "=" and a NUL."""
+MIN_OUTPUT_MAX: Final = 64 * 1024
+"""The smallest cap on an output, in bytes."""
+LARGEST_SIZE: Final = 2**63 - 1
+"""What the kernel lets a file become, in bytes: a larger cap is none."""
+NO_CAP: Final = 2**64 - 1
+"""The cap that is none, as on the wire."""
 MAX_SECONDS: Final = 10 * 365 * 86400
 """The longest timeout or grace period: ten years is a typing error, not a plan."""
 
@@ -42,7 +48,11 @@ class StopPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
-    """What to run and how. `timeout` is wall-clock seconds; an empty `user` is the server's own."""
+    """What to run and how. `timeout` is wall-clock seconds; an empty `user` is the server's own.
+
+    `output_max_bytes` is how many bytes of each output are kept, the newest: 0 means the server's
+    default, NO_CAP all. `split_stderr` keeps standard error apart.
+    """
 
     command: str
     args: tuple[str, ...] = ()
@@ -56,6 +66,8 @@ class JobSpec:
     stop: StopPolicy = field(default_factory=StopPolicy)
     name: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    output_max_bytes: int = 0
+    split_stderr: bool = False
 
     def check(self) -> None:
         """Raise InvalidArgument, naming the field, if this can never be run."""
@@ -88,6 +100,11 @@ class JobSpec:
         check_seconds("stop.grace", self.stop.grace)
         _check_text("name", self.name, longest=MAX_NAME)
         self._check_labels()
+        if 0 < self.output_max_bytes < MIN_OUTPUT_MAX:
+            raise InvalidArgument(
+                "output_max_bytes",
+                f"{self.output_max_bytes} bytes are too few; at least {MIN_OUTPUT_MAX} (64 KiB)",
+            )
 
     def _check_env(self) -> None:
         for key, value in self.env.items():
@@ -122,6 +139,12 @@ def check_seconds(name: str, seconds: float) -> None:
     """Raise InvalidArgument unless `seconds` is a sensible time span."""
     if not isfinite(seconds) or seconds < 0 or seconds > MAX_SECONDS:
         raise InvalidArgument(name, f"{seconds} s is not between 0 and {MAX_SECONDS} s")
+
+
+def effective_cap(asked: int, default: int | None) -> int | None:
+    """Return how many bytes of an output are kept, None for all: `asked`, or the `default`."""
+    cap = asked or default
+    return None if cap is None or cap > LARGEST_SIZE else cap
 
 
 def executables(command: str, path: str) -> list[str]:

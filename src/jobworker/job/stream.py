@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from jobworker.errors import FailedPrecondition
+from jobworker.output import Stream
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from jobworker.job.job import Job
     from jobworker.job.readers import Readers
+    from jobworker.job.record import JobRecord
     from jobworker.job.state import JobStatus
     from jobworker.output import Chunk, Follower
 
@@ -28,14 +30,27 @@ class OutputEnd:
     size: int
 
 
+def final_size(record: JobRecord, stream: Stream) -> int | None:
+    """Return the final size of one of a job's outputs in bytes, None before the job's end."""
+    return record.output_size if stream is Stream.STDOUT else record.stderr_size
+
+
 class OutputStream:
     """An async iterator of chunks; ``with`` closes it if it is left early."""
 
     def __init__(
-        self, job: Job, follower: Follower, *, offset: int, tail: bool, readers: Readers
+        self,
+        job: Job,
+        follower: Follower,
+        stream: Stream,
+        *,
+        offset: int,
+        tail: bool,
+        readers: Readers,
     ) -> None:
         self._job = job
         self._follower = follower
+        self._stream = stream
         self._begun_at = offset
         self._tail = tail
         self._record = job.record
@@ -83,12 +98,13 @@ class OutputStream:
         # it began, and promises no bytes that the stream did not bring.
         record = self._job.record if self._tail else self._record
         reached = self._follower.offset
-        if record.output_size is None:
-            seen = min(reached, self._job.output_size() or 0)
+        size = final_size(record, self._stream)
+        if size is None:
+            seen = min(reached, self._job.size_of(self._stream) or 0)
             return OutputEnd(record.status, reached, seen)
-        if self._begun_at <= reached < record.output_size:
+        if self._begun_at <= reached < size:
             raise FailedPrecondition(
-                f"cannot read all output of job {record.id}: it was {record.output_size} bytes "
+                f"cannot read all output of job {record.id}: it was {size} bytes "
                 f"long when the job ended, and only {reached} are there"
             )
-        return OutputEnd(record.status, reached, record.output_size)
+        return OutputEnd(record.status, reached, size)

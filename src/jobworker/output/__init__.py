@@ -4,7 +4,16 @@ from jobworker.output.beginning import find_beginning
 from jobworker.output.chunk import Chunk, Header, no_header
 from jobworker.output.contents import check_removable, disk_usage
 from jobworker.output.follow import Follower, follow, read_to
-from jobworker.output.log import Log, open_directory, open_for_reading, prepare, remove, size
+from jobworker.output.log import (
+    Log,
+    Stream,
+    open_directory,
+    open_for_reading,
+    open_for_trimming,
+    prepare,
+    remove,
+    size,
+)
 from jobworker.output.watch import Watch, Watcher
 
 __all__ = [
@@ -12,6 +21,7 @@ __all__ = [
     "Follower",
     "Header",
     "Log",
+    "Stream",
     "Watch",
     "Watcher",
     "check_removable",
@@ -21,6 +31,7 @@ __all__ = [
     "no_header",
     "open_directory",
     "open_for_reading",
+    "open_for_trimming",
     "prepare",
     "read_to",
     "remove",

@@ -34,9 +34,10 @@ async def find_beginning(
     """
     there = os.lseek(fd, 0, os.SEEK_END)
     end = there if size is None else min(there, size)
+    first = first_kept(end, cap)
     if last_lines is not None:
-        return await line_beginning(fd, last_lines, end, first=first_kept(end, cap))
-    return 0 if last_bytes is None else max(0, end - last_bytes)
+        return await line_beginning(fd, last_lines, end, first=first)
+    return 0 if last_bytes is None else max(first, end - last_bytes)
 
 
 async def line_beginning(fd: int, count: int, end: int, *, first: int = 0) -> int:

@@ -7,14 +7,17 @@ symbolic links, so that a name that somebody put there can never lead elsewhere.
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Final, Self
 
+from jobworker import holes
 from jobworker.errors import ConfigError, FailedPrecondition, JobWorkerError
 from jobworker.exhaustion import exhausted
 from jobworker.ids import parse_job_id
+from jobworker.output.filesystem import file_system
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,14 +25,27 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 OUTPUT_NAME: Final = "output"
-OUR_NAMES: Final = (OUTPUT_NAME, "exit.json", ".exit.json.new")
-"""Every name that jobworker gives to a file in a job's directory: the output, the record of the
-job's end, and what that record is called until it is renamed into place."""
+STDERR_NAME: Final = "stderr"
+OUR_NAMES: Final = (OUTPUT_NAME, STDERR_NAME, "exit.json", ".exit.json.new")
+"""Every name that jobworker gives to a file in a job's directory: the output, standard error where
+that is kept apart, the record of the job's end, and what that record is called until it is renamed
+into place."""
+
+
+class Stream(enum.Enum):
+    """One of the streams that a job writes; the value is the name of its file."""
+
+    STDOUT = OUTPUT_NAME
+    """With standard error in it, unless that is kept apart."""
+    STDERR = STDERR_NAME
+    """Only where it is kept apart."""
+
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK means nothing for a regular file; without it, opening a FIFO waits for a writer.
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_TRIM: Final = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 _NOT_EMPTY: Final = (errno.ENOTEMPTY, errno.EEXIST)
 """What rmdir(2) says of a directory with something in it: POSIX allows either."""
@@ -49,14 +65,20 @@ _EXPLAINED: Final = {
 class Log:
     """The files of a job that is about to start; a context manager that closes both descriptors."""
 
-    def __init__(self, dir_fd: int, fd: int) -> None:
+    def __init__(self, dir_fd: int, fd: int, stderr_fd: int | None = None) -> None:
         self._dir_fd = dir_fd
         self._fd = fd
+        self._stderr_fd = stderr_fd
         self._open = True
 
     @classmethod
-    def create(cls, log_dir: Path, job_id: str) -> Self:
+    def create(
+        cls, log_dir: Path, job_id: str, *, split_stderr: bool = False, capped: bool = False
+    ) -> Self:
         """Make ``<log_dir>/<job_id>/`` (0700) and the empty file ``output`` (0600) in it.
+
+        With `split_stderr` there is a file ``stderr`` too. `capped` outputs must be on a file
+        system that can free the head of a file, or FailedPrecondition is raised.
 
         Raises InvalidArgument if the id is not a UUID, ConfigError if the log directory is
         unusable, ResourceExhausted if the host has run out of space or descriptors, and
@@ -69,13 +91,17 @@ class Log:
                 undo.callback(os.rmdir, job_id, dir_fd=root)
                 dir_fd = os.open(job_id, _DIRECTORY, dir_fd=root)
                 undo.callback(os.close, dir_fd)
-                fd = os.open(OUTPUT_NAME, _APPEND, 0o600, dir_fd=dir_fd)
+                fds = [_make(dir_fd, OUTPUT_NAME, undo)]
+                if split_stderr:
+                    fds.append(_make(dir_fd, STDERR_NAME, undo))
+                if capped:
+                    _check_cap(log_dir, fds[0])
             except FileExistsError as error:
                 raise _failure(f"make {log_dir / job_id}", error, FailedPrecondition) from error
             except OSError as error:
                 raise _failure(f"make {log_dir / job_id}", error, ConfigError) from error
             undo.pop_all()
-        return cls(dir_fd, fd)
+        return cls(dir_fd, *fds)
 
     @property
     def fd(self) -> int:
@@ -83,16 +109,23 @@ class Log:
         return self._fd
 
     @property
+    def stderr_fd(self) -> int | None:
+        """The file of standard error alone, open for appending, if there is one."""
+        return self._stderr_fd
+
+    @property
     def dir_fd(self) -> int:
         """The job's directory, where the shim writes the record of the job's end."""
         return self._dir_fd
 
     def close(self) -> None:
-        """Close both descriptors; the job and the shim have their own. Closing twice is fine."""
+        """Close all descriptors; the job and the shim have their own. Closing twice is fine."""
         if self._open:
             self._open = False
             os.close(self._fd)
             os.close(self._dir_fd)
+            if self._stderr_fd is not None:
+                os.close(self._stderr_fd)
 
     def __enter__(self) -> Self:
         return self
@@ -104,6 +137,26 @@ class Log:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _make(directory: int, name: str, undo: contextlib.ExitStack) -> int:
+    fd = os.open(name, _APPEND, 0o600, dir_fd=directory)
+    undo.callback(os.unlink, name, dir_fd=directory)
+    undo.callback(os.close, fd)
+    return fd
+
+
+def _check_cap(log_dir: Path, fd: int) -> None:
+    try:
+        holes.probe(fd)
+    except OSError as error:
+        if error.errno not in holes.UNSUPPORTED:
+            raise
+        raise FailedPrecondition(
+            f"cannot keep the output below a cap in {log_dir}: the file system there "
+            f"({file_system(log_dir)}) cannot free the head of a file; put the log directory on "
+            "ext4, XFS, Btrfs or tmpfs, or start the job without a cap (--output-max max)"
+        ) from error
 
 
 def prepare(log_dir: Path) -> None:
@@ -131,28 +184,37 @@ def prepare(log_dir: Path) -> None:
         raise ConfigError(f"cannot use the log directory {log_dir}: {_EXPLAINED[errno.EACCES]}")
 
 
-def open_for_reading(log_dir: Path, job_id: str) -> int:
-    """Open a job's output for reading; the caller owns the fd.
+def open_for_reading(log_dir: Path, job_id: str, stream: Stream = Stream.STDOUT) -> int:
+    """Open one of a job's outputs for reading; the caller owns the fd.
 
     Raises InvalidArgument if the id is not a UUID, ConfigError if the log directory is unusable,
     ResourceExhausted if there is no descriptor left, and FailedPrecondition if the output is
     missing or is not a regular file.
     """
+    return _open_output(log_dir, job_id, stream, _READ)
+
+
+def open_for_trimming(log_dir: Path, job_id: str, stream: Stream = Stream.STDOUT) -> int:
+    """Open one of a job's outputs so that its head can be freed; else like `open_for_reading`."""
+    return _open_output(log_dir, job_id, stream, _TRIM)
+
+
+def _open_output(log_dir: Path, job_id: str, stream: Stream, flags: int) -> int:
     with _job_directory(log_dir, job_id) as directory:
-        fd = os.open(OUTPUT_NAME, _READ, dir_fd=directory)
+        fd = os.open(stream.value, flags, dir_fd=directory)
         if stat.S_ISREG(os.fstat(fd).st_mode):
             return fd
         os.close(fd)
         raise FailedPrecondition(
-            f"cannot read the output of job {job_id}: {log_dir / job_id / OUTPUT_NAME} was "
+            f"cannot read the output of job {job_id}: {log_dir / job_id / stream.value} was "
             "replaced by something that is not a regular file"
         )
 
 
-def size(log_dir: Path, job_id: str) -> int:
+def size(log_dir: Path, job_id: str, stream: Stream = Stream.STDOUT) -> int:
     """Return the size of a job's output in bytes. Raises what `open_for_reading` raises."""
     with _job_directory(log_dir, job_id) as directory:
-        return os.stat(OUTPUT_NAME, dir_fd=directory, follow_symlinks=False).st_size
+        return os.stat(stream.value, dir_fd=directory, follow_symlinks=False).st_size
 
 
 def open_directory(log_dir: Path, job_id: str) -> int | None:

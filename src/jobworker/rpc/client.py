@@ -267,6 +267,7 @@ class Client:
         offset: int = 0,
         last_bytes: int | None = None,
         last_lines: int | None = None,
+        stream: pb.OutputStream.ValueType = pb.OUTPUT_STREAM_UNSPECIFIED,
         give_up_after: float = GIVE_UP_AFTER,
         on_interrupted: Callable[[str], None] = lambda _problem: None,
     ) -> AsyncGenerator[frames.OutputMessage, None]:
@@ -285,6 +286,7 @@ class Client:
             offset=offset,
             last_bytes=last_bytes,
             last_lines=last_lines,
+            stream=stream,
             give_up_after=give_up_after,
         )
         while not progress.finished:

@@ -19,7 +19,7 @@ from jobworker.cgroups.limits import (
 from jobworker.errors import InvalidArgument
 from jobworker.job.event import EventType
 from jobworker.job.listing import JobFilter
-from jobworker.job.spec import JobSpec, StopPolicy
+from jobworker.job.spec import NO_CAP, JobSpec, StopPolicy
 from jobworker.job.state import JobStatus, Reason, State
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 
@@ -93,6 +93,8 @@ def job_spec(request: pb.StartRequest) -> JobSpec:
         stop=_stop_policy(request.stop),
         name=request.name,
         labels=dict(request.labels),
+        output_max_bytes=request.output_max_bytes,
+        split_stderr=request.split_stderr,
     )
 
 
@@ -225,8 +227,14 @@ def command_message(spec: JobSpec) -> pb.Command:
     return pb.Command(name=spec.command, args=spec.args)
 
 
-def job_message(record: JobRecord, output_size: int | None, *, paused: bool = False) -> pb.Job:
-    """Write everything that is known of a job; `output_size` (bytes) and `paused` as of now."""
+def job_message(
+    record: JobRecord,
+    output_size: int | None,
+    *,
+    stderr_size: int | None = None,
+    paused: bool = False,
+) -> pb.Job:
+    """Write everything that is known of a job; sizes (bytes) and `paused` as of now."""
     spec = record.spec
     message = pb.Job(
         id=record.id,
@@ -244,6 +252,9 @@ def job_message(record: JobRecord, output_size: int | None, *, paused: bool = Fa
         output_size=output_size,
         warnings=record.warnings,
         paused=paused,
+        output_max_bytes=NO_CAP if record.output_max_bytes is None else record.output_max_bytes,
+        split_stderr=spec.split_stderr,
+        stderr_size=stderr_size,
     )
     if spec.timeout is not None:
         message.timeout.CopyFrom(_duration(spec.timeout))

@@ -12,7 +12,7 @@ import grpc
 
 from jobworker.errors import Unavailable
 from jobworker.rpc.frames import OutputMessage
-from jobworker.rpc.v1.jobworker_pb2 import OutputEnd, OutputRequest, Status
+from jobworker.rpc.v1.jobworker_pb2 import OutputEnd, OutputRequest, OutputStream, Status
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -136,6 +136,7 @@ class OutputProgress(Patience):
         offset: int = 0,
         last_bytes: int | None = None,
         last_lines: int | None = None,
+        stream: OutputStream.ValueType = OutputStream.OUTPUT_STREAM_UNSPECIFIED,
         give_up_after: float = GIVE_UP_AFTER,
     ) -> None:
         super().__init__(give_up_after)
@@ -143,6 +144,7 @@ class OutputProgress(Patience):
         self._tail = tail
         self._last_bytes = last_bytes
         self._last_lines = last_lines
+        self._stream = stream
         self.offset = offset
         """The offset of the next byte to deliver."""
         self.finished = False
@@ -157,6 +159,7 @@ class OutputProgress(Patience):
             offset=self.offset,
             last_bytes=self._last_bytes,
             last_lines=self._last_lines,
+            stream=self._stream,
         )
 
     def accept(self, message: OutputMessage) -> OutputMessage | None:

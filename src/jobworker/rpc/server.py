@@ -7,7 +7,9 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 from jobworker import steps
+from jobworker.errors import InvalidArgument
 from jobworker.job.stats import DEFAULT_INTERVAL
+from jobworker.output import Stream
 from jobworker.rpc import convert, frames
 from jobworker.rpc.guard import caller
 from jobworker.rpc.v1 import jobworker_pb2 as pb
@@ -20,6 +22,12 @@ if TYPE_CHECKING:
 
 AT_A_TIME: Final = 50
 """How many jobs become messages before others have their turn; each takes some 50 µs."""
+
+_STREAMS: Final = {
+    pb.OUTPUT_STREAM_UNSPECIFIED: Stream.STDOUT,
+    pb.OUTPUT_STREAM_STDOUT: Stream.STDOUT,
+    pb.OUTPUT_STREAM_STDERR: Stream.STDERR,
+}
 
 
 class JobWorker(pb_grpc.JobWorkerServiceServicer):
@@ -73,7 +81,9 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
         """Tell what is known of a job."""
         found = await self._jobs.fetch_job(request.job_id)
         record = found.record
-        message = convert.job_message(record, found.output_size(), paused=found.paused)
+        message = convert.job_message(
+            record, found.output_size(), stderr_size=found.stderr_size(), paused=found.paused
+        )
         return pb.StatusResponse(status=message.status, job=message)
 
     async def List(self, request: pb.ListRequest, _context: Any) -> pb.ListResponse:  # noqa: N802
@@ -87,7 +97,12 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
         for index, entry in enumerate(page.entries):
             if index % AT_A_TIME == AT_A_TIME - 1:
                 await asyncio.sleep(0)  # A thousand jobs must not keep the others waiting.
-            message = convert.job_message(entry.record, entry.output_size, paused=entry.paused)
+            message = convert.job_message(
+                entry.record,
+                entry.output_size,
+                stderr_size=entry.stderr_size,
+                paused=entry.paused,
+            )
             response.jobs.append(message)
         return response
 
@@ -97,13 +112,16 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
         """Stream a job's output, as frames (see `frames`), and close the stream with `end`."""
         last = convert.last_of_output(request)
         found = await self._jobs.fetch_job(request.job_id)
+        wanted = _stream(request.stream)
         offset = request.offset
         if last:
-            offset = await found.beginning(**last)
+            offset = await found.beginning(**last, stream=wanted)
             # Without output it says where the stream begins: a client that loses it before the
             # first byte comes must not ask for the last lines of another moment.
             yield frames.header(offset, 0)
-        with found.stream_output(offset, tail=request.tail, header=frames.header) as stream:
+        with found.stream_output(
+            offset, tail=request.tail, stream=wanted, header=frames.header
+        ) as stream:
             async for chunk in stream:
                 yield chunk.data
             end = stream.end()
@@ -160,3 +178,12 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
                 yield convert.sample_message(sample)
                 if not request.follow:
                     return
+
+
+def _stream(wanted: pb.OutputStream.ValueType) -> Stream:
+    try:
+        return _STREAMS[wanted]
+    except KeyError:
+        raise InvalidArgument(
+            "stream", f"{wanted} is none; there are OUTPUT_STREAM_STDOUT and OUTPUT_STREAM_STDERR"
+        ) from None

@@ -135,12 +135,20 @@ class Client:
         return self._lost is not None
 
     async def launch(
-        self, launch: Launch, *, stdin: int, output: int, cgroup: int, job_dir: int
+        self,
+        launch: Launch,
+        *,
+        stdin: int,
+        output: int,
+        cgroup: int,
+        job_dir: int,
+        stderr: int | None = None,
     ) -> Launched:
         """Start a job; returns when execve has succeeded.
 
         The descriptors stay the caller's: the command's standard input, the file for its output,
-        the directory of its cgroup, the job's log directory. They must stay open during the call.
+        the directory of its cgroup, the job's log directory, and with `split_stderr` the file for
+        its standard error. They must stay open during the call.
         After an error no process is left and the cgroup is empty. A call that is cancelled, or
         that loses the connection, may still start the job: `attach`, or the exit record, tells.
 
@@ -151,7 +159,8 @@ class Client:
             launch.check()
         except ValueError as error:
             raise InvalidArgument("command", str(error)) from error
-        received = await self._call("launch", launch.to_json(), (stdin, output, cgroup, job_dir))
+        fds = (stdin, output, cgroup, job_dir, *(() if stderr is None else (stderr,)))
+        received = await self._call("launch", launch.to_json(), fds)
         if "error" in received.message:
             raise launch_error(received.message["error"], launch)
         try:

@@ -24,7 +24,14 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from jobworker.shim.log import log
 from jobworker.shim.note import EndNote, write_note
-from jobworker.shim.proc import KEEPER_NAME, SHIM_NAME, children, read_cgroup, read_stat
+from jobworker.shim.proc import (
+    KEEPER_NAME,
+    SHIM_NAME,
+    TRIMMER_NAME,
+    children,
+    read_cgroup,
+    read_stat,
+)
 from jobworker.shim.spawn import close_from
 
 if TYPE_CHECKING:
@@ -141,6 +148,8 @@ class Keeper:
         stat = read_stat(child.si_pid)
         if stat is None or stat.session not in (child.si_pid, self._shim):
             return  # No main process: that leads a session, or has not come as far as that.
+        if stat.name == TRIMMER_NAME:
+            return
         exited = child.si_code == os.CLD_EXITED
         note = EndNote(
             boot_id=self._boot_id,

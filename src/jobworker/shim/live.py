@@ -25,7 +25,7 @@ from jobworker.shim.spawn import SpawnFailure, read_failure
 from jobworker.shim.wire import ExitRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from jobworker.shim.loop import Loop
     from jobworker.shim.spawn import Spawned
@@ -56,7 +56,8 @@ class LiveJob:
     `on_executed(job)` follows a successful execve; `on_ended(job)` comes when the main process has
     ended and the cgroup is empty. `failure` is set if the child could not become the command;
     then `on_executed` has not been called. `trouble` says why the cgroup could not be emptied, if
-    that is so. It owns its descriptors until `close`.
+    that is so. `outputs` are the files it writes, that of standard error second if it has its own.
+    It owns its descriptors until `close`.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class LiveJob:
         launch: Launch,
         spawned: Spawned,
         *,
-        output: int,
+        outputs: Sequence[int],
         job_dir: int,
         loop: Loop,
         on_executed: Callable[[LiveJob], None],
@@ -82,7 +83,7 @@ class LiveJob:
         self._timeout = launch.timeout
         self._stop_signal = launch.stop_signal
         self._stop_grace = launch.stop_grace
-        self._output = output
+        self.outputs = tuple(outputs)
         self._status = spawned.status
         self._cgroup_events = -1
         self._loop = loop
@@ -134,14 +135,15 @@ class LiveJob:
             # The clock may have been set back meanwhile; no job ends before it has begun.
             ended_at=max(outcome.ended.at, self.started_at),
             runtime=outcome.ended.monotonic - self._started,
-            output_size=self._output_size(),
+            output_size=_size(self.outputs[0]),
+            stderr_size=_size(self.outputs[1]) if len(self.outputs) > 1 else None,
             usage=self._usage(),
         )
 
     def close(self) -> None:
         """Reap the main process, and close all descriptors but `job_dir`."""
         os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
-        for fd in (self.pidfd, self._output):
+        for fd in (self.pidfd, *self.outputs):
             os.close(fd)
 
     def _on_status(self) -> None:
@@ -302,13 +304,14 @@ class LiveJob:
             log(f"job {self.id}: cannot read its usage: {error}")
             return {}
 
-    def _output_size(self) -> int:
-        status = os.fstat(self._output)
-        return status.st_size if stat.S_ISREG(status.st_mode) else 0
-
 
 def _with_notes(error: Exception) -> str:
     return "; ".join((str(error), *getattr(error, "__notes__", ())))
+
+
+def _size(output: int) -> int:
+    status = os.fstat(output)
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def _is_readable(pidfd: int) -> bool:

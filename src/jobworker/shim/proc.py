@@ -7,6 +7,8 @@ from typing import Final, NamedTuple
 
 KEEPER_NAME: Final = "jobworker-keep"
 SHIM_NAME: Final = "jobworker-shim"
+TRIMMER_NAME: Final = "jobworker-trim"
+"""A child of the shim that is no job's."""
 """What a keeper and a shim call themselves (/proc/<pid>/comm); 15 bytes at most."""
 
 TICKS: Final = os.sysconf("SC_CLK_TCK")

@@ -125,6 +125,7 @@ class _Steps(NamedTuple):
 
     stdin: int
     output: int
+    stderr: int
     status: int
     executables: list[bytes]
     argv: list[bytes]
@@ -155,12 +156,15 @@ class Spawner:
         else:
             _restore_internal_signals(_calls.rt_sigaction)
 
-    def spawn(self, launch: Launch, *, stdin: int, output: int, cgroup: int) -> Spawned:
+    def spawn(
+        self, launch: Launch, *, stdin: int, output: int, cgroup: int, stderr: int | None = None
+    ) -> Spawned:
         """Make the process that becomes the command of `launch`, in the cgroup of that directory.
 
-        All descriptors stay the caller's. Raises SpawnFailure if there is no process.
+        Without `stderr`, standard error goes to `output` too. All descriptors stay the caller's.
+        Raises SpawnFailure if there is no process.
         """
-        borrowed = [stdin, output]
+        borrowed = [stdin, output, output if stderr is None else stderr]
         try:
             status, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
@@ -187,10 +191,11 @@ class Spawner:
 
     @staticmethod
     def _prepare(launch: Launch, fds: list[int]) -> _Steps:
-        stdin, output, status = fds
+        stdin, output, stderr, status = fds
         return _Steps(
             stdin=stdin,
             output=output,
+            stderr=stderr,
             status=status,
             executables=[encode_text(each) for each in launch.executables],
             argv=[encode_text(each) for each in launch.argv],
@@ -347,7 +352,7 @@ def _put_in_place(steps: _Steps) -> int:
     """Give the descriptors the numbers 0, 1 and 2, and return the pipe's, which is 3."""
     os.dup2(steps.stdin, 0)
     os.dup2(steps.output, 1)
-    os.dup2(steps.output, 2)
+    os.dup2(steps.stderr, 2)
     status = 3
     if steps.status != status:
         os.dup2(steps.status, status, inheritable=False)

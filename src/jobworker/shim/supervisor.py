@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from jobworker import steps
 from jobworker.shim import wire
+from jobworker.shim.caps import Caps
 from jobworker.shim.channel import Channel
 from jobworker.shim.live import LiveJob
 from jobworker.shim.log import log
@@ -101,6 +102,7 @@ class Supervisor:
         self._listener = listener
         self._spawner = spawner
         self._boot_id = boot_id
+        self._caps = Caps(loop)
         self._connections: dict[int, _Connection] = {}
         self._jobs: dict[str, LiveJob] = {}
         self._waiters: dict[str, list[_Waiter]] = {}
@@ -290,23 +292,27 @@ class Supervisor:
         steps.reached("shim.launch.received")
         if launch.job_id in self._jobs or launch.job_id in self._unwritten:
             raise Refusal("bad_request", "there is a job of that id")
-        stdin, output, cgroup, job_dir = _launch_fds(launch, received)
+        stdin, output, cgroup, job_dir, *split = _launch_fds(launch, received)
+        stderr = split[0] if split else None
         try:
-            spawned = self._spawner.spawn(launch, stdin=stdin, output=output, cgroup=cgroup)
+            spawned = self._spawner.spawn(
+                launch, stdin=stdin, output=output, stderr=stderr, cgroup=cgroup
+            )
         except SpawnFailure as failure:
             raise Refusal(failure.kind, os.strerror(failure.errno), failure.errno) from failure
         steps.reached("shim.launch.cloned")
         received.fds[:] = [stdin, cgroup]
         self._waiters[launch.job_id] = [_Waiter(connection, received.message.get("id"))]
-        self._jobs[launch.job_id] = LiveJob(
+        job = self._jobs[launch.job_id] = LiveJob(
             launch,
             spawned,
-            output=output,
+            outputs=(output, *split),
             job_dir=job_dir,
             loop=self._loop,
             on_executed=self._on_executed,
             on_ended=self._on_ended,
         )
+        self._caps.add(job.id, job.outputs, launch.output_max_bytes)
 
     def _attach(self, connection: _Connection, received: Received) -> None:
         job = self._job(received)
@@ -352,6 +358,7 @@ class Supervisor:
         self._send(waiter.connection, {"id": waiter.request_id, "ok": reply}, job.pidfd)
 
     def _on_ended(self, job: LiveJob) -> None:
+        self._caps.finish(job.id)
         if job.failure is not None:
             self._fail(job, job.failure)
             return
@@ -463,16 +470,17 @@ def _peer_uid(sock: socket.socket) -> int:
 
 
 def _launch_fds(launch: Launch, received: Received) -> list[int]:
-    """Return the four descriptors of a launch, if they are what they should be.
+    """Return the descriptors of a launch, if they are what they should be.
 
     The cgroup's path must be that of the cgroup in which the process is born: what is killed by
     path in the end must be that, and no other.
     """
-    if len(received.fds) != wire.LAUNCH_FDS:
-        if received.message.get("fds") == wire.LAUNCH_FDS:
+    needed = wire.LAUNCH_FDS + launch.split_stderr
+    if len(received.fds) != needed:
+        if received.message.get("fds") == needed:
             raise Refusal("setup", os.strerror(errno.EMFILE), errno.EMFILE)
-        raise Refusal("bad_request", f"launch needs {wire.LAUNCH_FDS} descriptors")
-    _, _, cgroup, job_dir = received.fds
+        raise Refusal("bad_request", f"launch needs {needed} descriptors")
+    _, _, cgroup, job_dir, *_ = received.fds
     if not stat.S_ISDIR(os.fstat(job_dir).st_mode):
         raise Refusal("bad_request", "the job's log directory must be a directory")
     try:

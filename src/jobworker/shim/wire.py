@@ -16,7 +16,9 @@ op          args                  fds with the request   ok (and its fds)
                                                          whose exit.json could not be written yet)
 ``launch``  see `Launch`          stdin, output, cgroup  pid, start_time, started_at, stopped
                                   directory, job's log   (pidfd)
-                                  directory
+                                  directory; the file
+                                  for stderr if it is
+                                  split
 ``attach``  job_id                none                   the same
 ``stop``    job_id, signal,       none                   nothing; the end follows as an event
             grace
@@ -48,9 +50,10 @@ SPEAKS: Final = frozenset({VERSION})
 HEADER_SIZE: Final = 4
 MAX_MESSAGE: Final = 16 * 1024 * 1024
 """Bytes; more than any argument list that execve accepts by default, escaped as JSON."""
-MAX_FDS: Final = 4
+MAX_FDS: Final = 5
 """The most descriptors that any message carries."""
 LAUNCH_FDS: Final = 4
+"""One more if standard error has a file of its own."""
 
 SOCKET_NAME: Final = f"shim-{VERSION}.sock"
 LOCK_NAME: Final = f"shim-{VERSION}.lock"
@@ -148,7 +151,9 @@ class Launch:
     `executables` are the paths to try in order (as execvp does); a relative one is relative to
     `working_directory`. `argv` includes argument 0. `uid`, `gid` and `groups` are None to keep the
     shim's own; with a `uid` and no `groups` the supplementary groups are dropped. `timeout` and
-    `stop_grace` are seconds. Text is UTF-8, with lone surrogates for bytes that are not (PEP 383).
+    `stop_grace` are seconds. `output_max_bytes` is how many bytes of each output are kept, None all
+    of them; with `split_stderr` there are two. Text is UTF-8, with lone surrogates for bytes that
+    are not (PEP 383).
     """
 
     job_id: str
@@ -163,6 +168,8 @@ class Launch:
     timeout: float | None = None
     stop_signal: int = 15
     stop_grace: float = 10.0
+    output_max_bytes: int | None = None
+    split_stderr: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the request's arguments as a JSON object."""
@@ -189,6 +196,8 @@ class Launch:
         ids = (self.uid or 0, self.gid or 0, *(self.groups or ()))
         if not all(0 <= each < 2**32 - 1 for each in ids):
             raise ValueError("uid, gid and groups must be ids of users and groups")
+        if self.output_max_bytes is not None:
+            _check_range("output_max_bytes", self.output_max_bytes, 1, _MAX_COUNT)
 
 
 def _check_range(name: str, value: float, least: int, most: int) -> None:
@@ -230,8 +239,10 @@ class ExitRecord:
     piped, a core dump of the main process (CLD_DUMPED, waitid(2)). `stopped` and `timed_out` say
     that the shim had been told to stop the job, or that its time was up, before the main process
     ended. Times are seconds since the epoch; `runtime` is monotonic seconds. `output_size` is the
-    final size in bytes. `usage` has the keys of the wire contract's Usage; what the kernel did not
-    report is absent. `cgroup_error` says why the cgroup is still there, if it could not be removed.
+    final size in bytes, and `stderr_size` that of standard error if it has a file of its own;
+    what a cap has dropped counts in both. `usage` has the keys of the wire contract's Usage; what
+    the kernel did not report is absent. `cgroup_error` says why the cgroup is still there, if it
+    could not be removed.
     """
 
     version: int = VERSION
@@ -247,6 +258,7 @@ class ExitRecord:
     ended_at: float
     runtime: float
     output_size: int
+    stderr_size: int | None = None
     usage: dict[str, int] = field(default_factory=dict)
     cgroup_error: str = ""
 
@@ -283,6 +295,8 @@ class ExitRecord:
         _check_range("started_at", self.started_at, 0, _MAX_EPOCH)
         _check_range("ended_at", self.ended_at, 0, _MAX_EPOCH)
         _check_range("output_size", self.output_size, 0, _MAX_COUNT)
+        if self.stderr_size is not None:
+            _check_range("stderr_size", self.stderr_size, 0, _MAX_COUNT)
         for name, value in self.usage.items():
             _check_range(f"usage of {name[:_MAX_JOB_ID]!r}", value, 0, _MAX_COUNT)
         if not 1 <= len(self.job_id) <= _MAX_JOB_ID:

@@ -31,10 +31,15 @@ STOPPED = pb.StatusDetail(
 
 @dataclass
 class ScriptedJob:
-    """A job that writes, is sampled and ends when the test says so."""
+    """A job that writes, is sampled and ends when the test says so.
+
+    `dropped` is how many bytes of each stream a cap has dropped.
+    """
 
     job: pb.Job
     output: bytes = b""
+    stderr: bytes = b""
+    dropped: int = 0
     samples: list[pb.StatsResponse] = field(default_factory=list)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     on_end: Callable[[], None] = lambda: None
@@ -43,6 +48,16 @@ class ScriptedJob:
     def finished(self) -> bool:
         """Whether the job has ended."""
         return self.job.status.status not in (pb.STATUS_PENDING, pb.STATUS_RUNNING)
+
+    def split(self, stderr: bytes = b"") -> None:
+        """Keep standard error apart, and write it."""
+        self.job.split_stderr = True
+        self.stderr = stderr
+        self.job.stderr_size = len(stderr)
+
+    def written(self, stream: pb.OutputStream.ValueType) -> bytes:
+        """Return what one of the streams has, with what is dropped."""
+        return self.stderr if stream == pb.OUTPUT_STREAM_STDERR else self.output
 
     async def write(self, data: bytes) -> None:
         """Append to the output, and wake its followers."""
@@ -110,6 +125,8 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
             job = self.add(status=RUNNING).job
             job.command.CopyFrom(request.command)
             job.limits.CopyFrom(request.limits)
+            if request.split_stderr:
+                self.jobs[job.id].split()
             job.name = request.name
             self.events.tell(pb.EVENT_TYPE_STARTED, job, USER)
         if request.request_id:
@@ -268,6 +285,9 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
         """Stream the output, in messages of at most `chunk` bytes, and the end."""
         refusal = await self._asked("Output", request, context)
         job = await self._job(request.job_id, context)
+        if request.stream == pb.OUTPUT_STREAM_STDERR and not job.job.split_stderr:
+            text = "its standard error is in the output (--split-stderr keeps it apart)"
+            await _refuse(Refusal(grpc.StatusCode.FAILED_PRECONDITION, text), context)
         self._count(1)
         try:
             sent = 0
@@ -293,26 +313,23 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
         self, job: ScriptedJob, request: pb.OutputRequest
     ) -> AsyncIterator[pb.OutputResponse]:
         offset = request.offset
-        if request.HasField("last_bytes"):
-            offset = max(0, len(job.output) - request.last_bytes)
-        if request.HasField("last_lines"):
-            lines = job.output.removesuffix(b"\n").split(b"\n") if job.output else []
-            before = lines[: max(0, len(lines) - request.last_lines)]
-            offset = min(len(job.output), sum(len(line) + 1 for line in before))
-        if offset != request.offset:
+        if request.HasField("last_bytes") or request.HasField("last_lines"):
+            offset = _beginning(job.written(request.stream), job.dropped, request)
             yield pb.OutputResponse(offset=offset)
         while True:
             finished = job.finished
-            while offset < len(job.output):
-                data = job.output[offset : offset + self.chunk]
+            output = job.written(request.stream)
+            offset = max(offset, min(job.dropped, len(output)))
+            while offset < len(output):
+                data = output[offset : offset + self.chunk]
                 yield pb.OutputResponse(output=data, offset=offset)
                 offset += len(data)
             if finished or not request.tail:
                 break
             async with job.changed:
-                while not (job.finished or offset < len(job.output)):
+                while not (job.finished or offset < len(job.written(request.stream))):
                     await job.changed.wait()
-        end = pb.OutputEnd(status=job.job.status, size=len(job.output))
+        end = pb.OutputEnd(status=job.job.status, size=len(job.written(request.stream)))
         yield pb.OutputResponse(offset=offset, end=end)
 
     async def _asked(self, method: str, request: Any, context: Any) -> Refusal | None:
@@ -329,6 +346,16 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
                 Refusal(grpc.StatusCode.NOT_FOUND, f"no job has the id {job_id}"), context
             )
         return self.jobs[job_id]
+
+
+def _beginning(output: bytes, dropped: int, request: pb.OutputRequest) -> int:
+    """Return where the last bytes or lines of an output begin."""
+    if request.HasField("last_bytes"):
+        return max(dropped, len(output) - request.last_bytes)
+    kept = output[dropped:]
+    lines = kept.removesuffix(b"\n").split(b"\n") if kept else []
+    before = lines[: max(0, len(lines) - request.last_lines)]
+    return min(len(output), dropped + sum(len(line) + 1 for line in before))
 
 
 def _matches(job: pb.Job, request: pb.ListRequest) -> bool:

@@ -108,14 +108,17 @@ class Host:
             **options,
         }
         launch = Launch(job_id=job_id, argv=list(argv), cgroup_path=cgroup.path, **options)
-        with self.open_all(directory, cgroup, stdin) as fds:
+        split = bool(options.get("split_stderr"))
+        with self.open_all(directory, cgroup, stdin, split_stderr=split) as fds:
             launched = await client.launch(launch, **fds)
         self._pidfds.append(launched.pidfd)
         return Job(job_id, directory, cgroup, launched)
 
     @staticmethod
     @contextlib.contextmanager
-    def open_all(directory: Path, cgroup: Cgroup, stdin: bytes) -> Iterator[dict[str, int]]:
+    def open_all(
+        directory: Path, cgroup: Cgroup, stdin: bytes, *, split_stderr: bool = False
+    ) -> Iterator[dict[str, int]]:
         """Open what travels with a launch."""
         with tempfile.TemporaryFile() as file:
             file.write(stdin)
@@ -126,6 +129,8 @@ class Host:
                 "cgroup": cgroup.open(),
                 "job_dir": os.open(directory, os.O_RDONLY | os.O_DIRECTORY),
             }
+            if split_stderr:
+                fds["stderr"] = os.open(directory / "stderr", flags, 0o600)
             try:
                 yield {"stdin": file.fileno(), **fds}
             finally:

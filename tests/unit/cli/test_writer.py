@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import errno
+import gc
 import os
 import signal
 import threading
@@ -175,3 +177,22 @@ def test_what_is_no_file_is_written_at_once():
     finally:
         os.close(reading)
         os.close(writing)
+
+
+async def test_of_many_pieces_that_could_not_be_written_the_first_alone_is_told_of(tmp_path):
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    fd = os.open(tmp_path, os.O_RDONLY)
+    out = FileWriter(fd, 0)
+    try:
+        for _ in range(AHEAD):
+            await out.take(memoryview(b"abc"))
+        with pytest.raises(Failure, match="cannot write the output"):
+            await out.flush()
+        out.close()
+        await asyncio.sleep(0)  # asyncio hears of what the thread has done
+        del out
+        gc.collect()
+    finally:
+        os.close(fd)
+    assert told == []

@@ -52,6 +52,19 @@ def test_a_word_switches_each_off(told, tmp_path, word):
     assert running == RunningLimits(total=None, per_user=None)
 
 
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("64K", 65536), ("1G", 1 << 30), ("none", None), ("max", None), ("9000P", None)],
+)
+def test_a_cap_on_outputs_is_a_size_or_none(text, size):
+    assert bounds.CAP.convert(text, None, None) == size
+
+
+def test_a_cap_that_jobs_could_not_ask_for_is_refused():
+    with pytest.raises(click.BadParameter, match="'1K' is too little; give 64K or more, or none"):
+        bounds.CAP.convert("1K", None, None)
+
+
 def test_the_limit_for_each_user_is_one_of_its_own(told, tmp_path):
     (tmp_path / "empty").touch()
     _, running = told(f"--config={tmp_path}/empty", "--max-running-jobs-per-user=4")

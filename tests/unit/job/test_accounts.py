@@ -1,11 +1,11 @@
 import errno
 import os
 import pwd
-import resource
 
 import pytest
 
 from jobworker.errors import UserNotFound
+from jobworker.job import accounts
 from jobworker.job.accounts import look_up
 
 
@@ -31,16 +31,16 @@ def test_an_unknown_user_is_named(user):
         look_up(user)
 
 
-def test_a_user_database_that_cannot_be_opened_is_no_unknown_user():
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = os.open(os.devnull, os.O_RDONLY)
-    os.close(free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
-    try:
-        with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
-            look_up("nobody")
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+def test_a_user_database_that_cannot_be_opened_is_no_unknown_user(monkeypatch):
+    """Python's pwd says KeyError, whatever getpwnam_r(3) said."""
+
+    def refuse(*_arguments):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(accounts.pwd, "getpwnam", {}.__getitem__)
+    monkeypatch.setattr(accounts.os, "open", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        look_up("nobody")
 
 
 def test_the_environment_is_minimal_and_the_users_own():

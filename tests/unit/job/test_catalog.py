@@ -34,6 +34,9 @@ class FakeJob:
             raise FailedPrecondition("the kernel cannot be asked")
         return self._paused
 
+    def stderr_size(self):
+        return None
+
     def output_size(self):
         return 42
 

@@ -45,7 +45,7 @@ class Host:
         self.tree = FakeCgroupTree()
         self.changes = []
 
-    def service(self):
+    def service(self, **settings):
         return Service(
             log_dir=self.log_dir,
             state_dir=self.directory / "state",
@@ -55,6 +55,7 @@ class Host:
             ),
             cgroups_service=self.tree.service(devices=Devices(self.directory / "sys")),
             connect=self.shim.connect,
+            **settings,
         )
 
     def on_change(self, change):
@@ -194,11 +195,34 @@ async def test_equal_specifications_are_one_request_whatever_their_types(host, s
     assert other is one
 
 
-@pytest.mark.parametrize("change", [{"stdin": b"x"}, {"args": ("x",)}, {"env": {"A": "1"}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stdin": b"x"},
+        {"args": ("x",)},
+        {"env": {"A": "1"}},
+        {"output_max_bytes": 1 << 20},
+        {"split_stderr": True},
+    ],
+)
 async def test_a_different_specification_is_a_conflict(service, change):
     await service.start_job(replace(TRUE, request_id="r"))
     with pytest.raises(RequestConflict):
         await service.start_job(replace(TRUE, request_id="r", **change))
+
+
+async def test_a_cap_is_the_jobs_own_or_the_servers_default_as_it_was_at_the_start(host):
+    spec = replace(TRUE, request_id="r")
+    async with host.service(output_max_bytes=1 << 20) as service:
+        job = await service.start_job(spec)
+        own = await service.start_job(replace(TRUE, output_max_bytes=1 << 30))
+        none = await service.start_job(replace(TRUE, output_max_bytes=2**64 - 1))
+        caps = [each.record.output_max_bytes for each in (job, own, none)]
+        assert caps == [1 << 20, 1 << 30, None]
+        assert [host.shim.launched[j.id].output_max_bytes for j in (job, own, none)] == caps
+    async with host.service(output_max_bytes=2 << 20) as service:
+        assert (await service.fetch_job(job.id)).record.output_max_bytes == 1 << 20
+        assert (await service.start_job(spec)).id == job.id
 
 
 async def test_the_same_standard_input_is_the_same_request(service):
@@ -537,7 +561,7 @@ async def test_the_kernel_may_tell_the_end_of_an_orphan(host, service, monkeypat
 
 def leave_note(host, job, **how):
     process = job.record.process
-    given = {"exit_code": 5, "ended_at": 1000.0, "ended_boot": 1e9, **how}
+    given = {"exit_code": 5, "ended_at": 4e9, "ended_boot": 1e9, **how}
     write_note(
         str(host.directory / "run"),
         EndNote(
@@ -554,7 +578,7 @@ async def test_the_note_of_a_keeper_tells_the_end_of_an_orphan_and_is_removed(ho
     host.shim.kill(job.id)
     await job.wait()
     assert (job.status.state, job.status.exit_code) == (State.EXITED, 5)
-    assert job.record.ended_at == 1000.0
+    assert job.record.ended_at == 4e9
     assert list((host.directory / "run" / "reaped").iterdir()) == []
 
 
@@ -732,7 +756,7 @@ def note_of_job(job_id):
         start_time=1,
         exit_code=5,
         cgroup=f"/jobworker/{job_id}",
-        ended_at=1000.0,
+        ended_at=4e9,
         ended_boot=1000.0,
     )
 
@@ -1334,3 +1358,15 @@ async def test_a_job_whose_cgroup_is_gone_has_no_figures_and_says_so(host, servi
     service.cgroups.remove_cgroup(job.id)
     with pytest.raises(FailedPrecondition, match="goes on elsewhere"):
         await job.sample()
+
+
+async def test_an_orphan_does_not_end_before_it_has_begun_by_a_clock_that_was_set_back(
+    host, service, monkeypatch
+):
+    job = await service.start_job(TRUE)
+    host.shim.die()
+    await until(lambda: service._custody._orphans)
+    monkeypatch.setattr("jobworker.job.orphans.time.time", lambda: 1.0)
+    host.shim.kill(job.id)
+    await job.wait()
+    assert job.record.ended_at == job.record.started_at

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from jobworker.errors import InvalidArgument
-from jobworker.job.spec import JobSpec, StopPolicy, executables
+from jobworker.job.spec import NO_CAP, JobSpec, StopPolicy, effective_cap, executables
 
 TRUE = JobSpec(command="true")
 
@@ -45,12 +45,30 @@ def test_a_plain_command_is_accepted():
         ("labels", {"labels": {f"k{i}": "" for i in range(65)}}),
         ("labels['k']", {"labels": {"k": "x" * 256}}),
         ("labels", {"labels": {"x" * 64: ""}}),
+        ("output_max_bytes", {"output_max_bytes": 65535}),
+        ("output_max_bytes", {"output_max_bytes": 1}),
     ],
 )
 def test_what_can_never_run_is_refused_with_the_field_named(field, change):
     with pytest.raises(InvalidArgument) as caught:
         replace(TRUE, **change).check()
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("asked", "default", "cap"),
+    [
+        (0, None, None),
+        (0, 100_000, 100_000),
+        (65536, 100_000, 65536),
+        (NO_CAP, 100_000, None),
+        (2**63, 100_000, None),
+        (2**63 - 1, None, 2**63 - 1),
+    ],
+)
+def test_a_cap_is_what_was_asked_for_or_the_default(asked, default, cap):
+    JobSpec(command="x", output_max_bytes=asked).check()
+    assert effective_cap(asked, default) == cap
 
 
 def test_an_error_does_not_repeat_a_megabyte():

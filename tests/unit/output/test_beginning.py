@@ -120,6 +120,7 @@ async def test_a_caller_that_is_cancelled_leaves_no_thread_with_the_descriptor(f
         ({"last_bytes": 1, "size": 4}, 3),
         ({"last_bytes": 1, "size": 99}, 5),
         ({"last_lines": 9, "cap": 2}, 4),
+        ({"last_bytes": 9, "cap": 2}, 4),
         ({"last_lines": 2**64 - 1}, 0),
     ],
 )

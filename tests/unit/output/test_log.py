@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import resource
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from jobworker import output
+from jobworker import holes, output
 from jobworker.errors import ConfigError, FailedPrecondition, InvalidArgument, ResourceExhausted
 
 if TYPE_CHECKING:
@@ -54,6 +55,37 @@ def free_descriptors(count: int) -> Iterator[None]:
 
 
 class TestCreate:
+    def test_standard_error_has_a_file_only_if_it_is_kept_apart(self, log_dir, open_fds):
+        before = open_fds()
+        with output.Log.create(log_dir, JOB) as log:
+            assert log.stderr_fd is None
+            assert list((log_dir / JOB).iterdir()) == [log_dir / JOB / "output"]
+        output.remove(log_dir, JOB)
+        with output.Log.create(log_dir, JOB, split_stderr=True) as log:
+            os.write(log.stderr_fd, b"error")
+            assert mode(log_dir / JOB / "stderr") == 0o600
+            assert fcntl.fcntl(log.stderr_fd, fcntl.F_GETFL) & os.O_APPEND
+        assert output.size(log_dir, JOB, output.Stream.STDERR) == 5
+        assert output.size(log_dir, JOB) == 0
+        output.remove(log_dir, JOB)
+        assert list(log_dir.iterdir()) == []
+        assert open_fds() == before
+
+    def test_a_cap_where_no_part_of_a_file_can_be_freed_is_refused_and_leaves_nothing(
+        self, log_dir, open_fds, monkeypatch
+    ):
+        before = open_fds()
+
+        def refuse(_fd, _end):
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+        monkeypatch.setattr(holes, "punch", refuse)
+        with pytest.raises(FailedPrecondition, match=rf"below a cap in {log_dir}: the file system"):
+            output.Log.create(log_dir, JOB, split_stderr=True, capped=True)
+        assert list(log_dir.iterdir()) == []
+        assert open_fds() == before
+        output.Log.create(log_dir, JOB).close()
+
     def test_only_the_owner_may_look_at_a_job(self, log_dir):
         with output.Log.create(log_dir, JOB):
             assert mode(log_dir / JOB) == 0o700

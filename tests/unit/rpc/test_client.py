@@ -368,6 +368,30 @@ async def test_the_last_of_the_output_is_taken_up_by_its_offset(serve, service, 
     assert not again.HasField("last_lines")
 
 
+async def test_bytes_that_a_cap_has_dropped_show_in_the_offsets(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(OUTPUT)
+    job.dropped = 50_000
+    async with connect(listener.url) as client:
+        messages = [message async for message in client.output(job.job.id)]
+    assert messages[0].offset == 50_000
+    assert b"".join(message.output for message in messages) == OUTPUT[50_000:]
+    assert messages[-1].end.size == len(OUTPUT)
+
+
+async def test_standard_error_is_read_by_itself_where_it_is_kept_apart(serve, service, connect):
+    listener = await serve(service)
+    split, together = service.add(b"out"), service.add(b"out")
+    split.split(b"err")
+    async with connect(listener.url) as client:
+        stderr = pb.OUTPUT_STREAM_STDERR
+        messages = [message async for message in client.output(split.job.id, stream=stderr)]
+        assert b"".join(message.output for message in messages) == b"err"
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            [message async for message in client.output(together.job.id, stream=stderr)]
+        assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
 async def test_a_server_that_is_not_there_is_an_error_at_once(connect):
     with socket.create_server(("localhost", 0)) as unused:
         port = unused.getsockname()[1]

@@ -114,6 +114,8 @@ def test_a_request_with_everything_is_read_completely():
         stop=pb.StopPolicy(signal=2, grace=Duration(seconds=3)),
         name="n",
         labels={"k": "v"},
+        output_max_bytes=1 << 20,
+        split_stderr=True,
     )
     assert {field.name for field, _ in request.ListFields()} == {
         field.name for field in pb.StartRequest.DESCRIPTOR.fields
@@ -131,6 +133,8 @@ def test_a_request_with_everything_is_read_completely():
         stop=StopPolicy(signal=2, grace=3.0),
         name="n",
         labels={"k": "v"},
+        output_max_bytes=1 << 20,
+        split_stderr=True,
     )
 
 

@@ -122,6 +122,22 @@ def test_the_last_of_the_output_is_asked_for_again_until_the_server_has_said_whe
     assert progress.request(0).HasField("last_lines")
 
 
+def test_a_jump_forwards_is_passed_on_and_not_asked_for_again():
+    progress = OutputProgress("id")
+    progress.accept(data(0, b"ab"))
+    news = progress.accept(data(5, b"xy"))
+    assert (news.offset, news.output) == (5, b"xy")
+    assert progress.request(0).offset == 7
+    news = progress.accept(data(6, b"yz"))
+    assert (news.offset, news.output) == (7, b"z")
+
+
+def test_the_stream_that_is_read_is_asked_for_again():
+    progress = OutputProgress("id", stream=pb.OUTPUT_STREAM_STDERR)
+    progress.accept(data(0, b"ab"))
+    assert progress.request(0).stream == pb.OUTPUT_STREAM_STDERR
+
+
 def test_output_and_end_may_share_a_message():
     progress = OutputProgress("id")
     message = data(0, b"ab", pb.OutputEnd(status=EXITED, size=2))

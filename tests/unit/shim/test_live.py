@@ -116,7 +116,7 @@ class Bench:
             return LiveJob(
                 launch,
                 Spawned(pid, os.pidfd_open(pid), 0, status),
-                output=os.dup(output.fileno()),
+                outputs=[os.dup(output.fileno())],
                 job_dir=-1,
                 loop=self.loop,
                 on_executed=self.executed.append,
@@ -337,7 +337,7 @@ def test_output_that_is_no_file_has_no_size(bench: Bench) -> None:
     job = bench.start("exit 0")
     bench.run_until(lambda: bench.ended)
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, job._output)
+    os.dup2(null, job.outputs[0])
     os.close(null)
-    assert stat.S_ISCHR(os.fstat(job._output).st_mode)
+    assert stat.S_ISCHR(os.fstat(job.outputs[0]).st_mode)
     assert job.record("boot").output_size == 0
