@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import threading
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -191,8 +192,10 @@ async def test_of_many_pieces_that_could_not_be_written_the_first_alone_is_told_
             await out.flush()
         out.close()
         await asyncio.sleep(0)  # asyncio hears of what the thread has done
+        left = weakref.ref(out)
         del out
         gc.collect()
+        assert left() is None
     finally:
         os.close(fd)
     assert told == []
