@@ -31,23 +31,23 @@ from jobworker.job.catalog import Catalog, Page
 from jobworker.job.changes import Changes
 from jobworker.job.control import Control
 from jobworker.job.custody import Custody, StartUndecided
-from jobworker.job.ended import EndedJobs
 from jobworker.job.event import EventType
 from jobworker.job.job import Job
 from jobworker.job.ledger import Ledger
-from jobworker.job.listing import JobFilter
 from jobworker.job.lock import DirectoryLock
 from jobworker.job.places import Places, RunningLimits
 from jobworker.job.processes import wait_empty
 from jobworker.job.readers import Readers
 from jobworker.job.record import JobRecord
-from jobworker.job.registry_reader import RegistryReader
+from jobworker.job.registry.ended import EndedJobs
+from jobworker.job.registry.listing import JobFilter
+from jobworker.job.registry.reader import RegistryReader
+from jobworker.job.registry.store import Store
 from jobworker.job.removal import Removal, refuse_running
 from jobworker.job.retainer import Retainer
 from jobworker.job.retention import KEEP_ALL, Retention
 from jobworker.job.spec import JobSpec, effective_cap
 from jobworker.job.state import State
-from jobworker.job.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable

@@ -13,9 +13,9 @@ from jobworker.errors import ResourceExhausted
 from jobworker.job.event import EventType
 from jobworker.job.ledger import Ledger
 from jobworker.job.record import JobRecord
+from jobworker.job.registry.store import Store
 from jobworker.job.spec import JobSpec
 from jobworker.job.state import JobStatus, Reason, State
-from jobworker.job.store import Store
 
 PENDING = JobRecord(
     id="5f0c3a52-4d0e-4e7f-9d4b-0d8f3c1b2a69",

@@ -87,7 +87,7 @@ class _Directory:
 @pytest.fixture
 def host(tmp_path, monkeypatch):
     # The kernel of the machine may know how a process ended that nobody has told us about.
-    monkeypatch.setattr("jobworker.job.pidfd_info.wait_status", lambda _pidfd: None)
+    monkeypatch.setattr("jobworker.job.custody.pidfd_info.wait_status", lambda _pidfd: None)
     with FakeShim() as shim:
         yield Host(tmp_path, shim)
 
@@ -553,7 +553,7 @@ async def test_the_kernel_may_tell_the_end_of_an_orphan(host, service, monkeypat
     job = await service.start_job(TRUE)
     host.shim.die()
     await until(lambda: service._custody._orphans)
-    monkeypatch.setattr("jobworker.job.pidfd_info.wait_status", lambda _pidfd: 7 << 8)
+    monkeypatch.setattr("jobworker.job.custody.pidfd_info.wait_status", lambda _pidfd: 7 << 8)
     host.shim.kill(job.id)
     await job.wait()
     assert (job.status.state, job.status.exit_code) == (State.EXITED, 7)
@@ -762,7 +762,7 @@ def note_of_job(job_id):
 
 
 async def test_a_start_of_which_nothing_can_be_found_out_is_kept(host, service, monkeypatch):
-    monkeypatch.setattr("jobworker.job.link.PATIENCE", 0.05)
+    monkeypatch.setattr("jobworker.job.custody.link.PATIENCE", 0.05)
     host.shim.unreachable = 10**6
     die_in_launch(host, lambda _job_id: None)
     with pytest.raises(ShimUnavailable, match="same request_id"):
@@ -1153,7 +1153,7 @@ async def test_a_job_that_ran_before_it_was_recorded_is_lost_and_not_erased(host
 
 
 async def test_a_launch_that_hangs_keeps_no_server_from_starting(host, monkeypatch):
-    monkeypatch.setattr("jobworker.job.custody._RECONCILE_PATIENCE", 0.05)
+    monkeypatch.setattr("jobworker.job.custody.custody._RECONCILE_PATIENCE", 0.05)
     async with host.service() as service:
         hung, good = [await service.start_job(TRUE) for _ in range(2)]
     host.shim.hanging.add(hung.id)
@@ -1163,8 +1163,8 @@ async def test_a_launch_that_hangs_keeps_no_server_from_starting(host, monkeypat
 
 
 async def test_a_shim_that_hangs_makes_calls_unavailable(host, service, monkeypatch):
-    monkeypatch.setattr("jobworker.job.custody._STOP_PATIENCE", 0.05)
-    monkeypatch.setattr("jobworker.job.custody._LAUNCH_PATIENCE", 0.05)
+    monkeypatch.setattr("jobworker.job.custody.custody._STOP_PATIENCE", 0.05)
+    monkeypatch.setattr("jobworker.job.custody.custody._LAUNCH_PATIENCE", 0.05)
     job = await service.start_job(TRUE)
     host.shim.hanging.add("")
     with pytest.raises(ShimUnavailable, match="stop"):
@@ -1236,7 +1236,7 @@ async def test_a_failed_start_that_does_not_go_away_is_answered_all_the_same(
 
 
 async def test_whoever_waits_for_a_job_that_was_never_started_is_told(host, monkeypatch):
-    monkeypatch.setattr("jobworker.job.custody._RECONCILE_PATIENCE", 0.05)
+    monkeypatch.setattr("jobworker.job.custody.custody._RECONCILE_PATIENCE", 0.05)
     async with host.service() as service:
         job = await service.start_job(TRUE)
     host.registry("UPDATE jobs SET state = 'pending', pid = NULL, started_at = NULL")
@@ -1366,7 +1366,7 @@ async def test_an_orphan_does_not_end_before_it_has_begun_by_a_clock_that_was_se
     job = await service.start_job(TRUE)
     host.shim.die()
     await until(lambda: service._custody._orphans)
-    monkeypatch.setattr("jobworker.job.orphans.time.time", lambda: 1.0)
+    monkeypatch.setattr("jobworker.job.custody.orphans.time.time", lambda: 1.0)
     host.shim.kill(job.id)
     await job.wait()
     assert job.record.ended_at == job.record.started_at

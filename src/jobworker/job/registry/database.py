@@ -17,7 +17,7 @@ from jobworker.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from jobworker.job import rows, schema, wal
+from jobworker.job.registry import rows, schema, wal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,10 +23,10 @@ from jobworker.errors import (
     Unavailable,
 )
 from jobworker.job import outcome, processes
-from jobworker.job.end_notes import EndNotes
-from jobworker.job.links import Links
-from jobworker.job.main_process import find_main_process, identity, started_at
-from jobworker.job.orphans import Orphans
+from jobworker.job.custody.end_notes import EndNotes
+from jobworker.job.custody.links import Links
+from jobworker.job.custody.main_process import find_main_process, identity, started_at
+from jobworker.job.custody.orphans import Orphans
 from jobworker.job.record import AcceptedStop
 from jobworker.job.state import Event, JobStatus, State, transition
 

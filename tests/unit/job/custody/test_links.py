@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from jobworker.errors import ShimUnavailable
-from jobworker.job.links import Links
+from jobworker.job.custody.links import Links
 from jobworker.shim import wire
 from jobworker.testing.shim import FakeShim
 

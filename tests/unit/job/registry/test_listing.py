@@ -7,11 +7,11 @@ from contextlib import closing
 import pytest
 
 from jobworker.errors import InvalidArgument
-from jobworker.job import listing
-from jobworker.job.listing import JobFilter
-from jobworker.job.registry_reader import RegistryReader
+from jobworker.job.registry import listing
+from jobworker.job.registry.listing import JobFilter
+from jobworker.job.registry.reader import RegistryReader
+from jobworker.job.registry.store import Store
 from jobworker.job.state import State
-from jobworker.job.store import Store
 from tests.support.registry import job_record
 
 RUNNING = frozenset([State.RUNNING])

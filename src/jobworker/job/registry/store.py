@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from jobworker.errors import ConfigError, RegistryDamaged, RequestConflict
-from jobworker.job import database, rows
+from jobworker.job.registry import database, rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -4,8 +4,9 @@ import time
 
 import pytest
 
-from jobworker.job import main_process, processes
-from jobworker.job.main_process import find_main_process, identity, started_at
+from jobworker.job import processes
+from jobworker.job.custody import main_process
+from jobworker.job.custody.main_process import find_main_process, identity, started_at
 from jobworker.shim.note import EndNote
 from jobworker.shim.proc import KEEPER_NAME, SHIM_NAME, TICKS, Stat
 

@@ -12,16 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from jobworker.job import database, listing, rows
-from jobworker.job.listing import Position
+from jobworker.job.registry import database, listing, rows
+from jobworker.job.registry.listing import Position
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable
     from pathlib import Path
 
-    from jobworker.job.listing import JobFilter, Query, Walk
     from jobworker.job.record import JobRecord
+    from jobworker.job.registry.listing import JobFilter, Query, Walk
 
 MAX_SCANNED: Final = 5_000
 """How many jobs are looked at for one page, whether they match or not."""

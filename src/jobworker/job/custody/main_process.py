@@ -12,7 +12,7 @@ from jobworker.shim.proc import KEEPER_NAME, SHIM_NAME, TICKS, Stat, read_stat
 
 if TYPE_CHECKING:
     from jobworker.cgroups import Cgroup
-    from jobworker.job.end_notes import EndNotes
+    from jobworker.job.custody.end_notes import EndNotes
     from jobworker.shim.note import EndNote
 
 _POLL: Final = 0.01

@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from jobworker.job import orphan as module
-from jobworker.job.orphan import Orphan
+from jobworker.job.custody import orphan as module
+from jobworker.job.custody.orphan import Orphan
 from jobworker.job.spec import StopPolicy
 
 

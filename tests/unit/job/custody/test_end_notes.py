@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from jobworker.job import processes
-from jobworker.job.end_notes import EndNotes
+from jobworker.job.custody.end_notes import EndNotes
 from jobworker.job.record import JobRecord, Process
 from jobworker.job.spec import JobSpec
 from jobworker.job.state import JobStatus, State

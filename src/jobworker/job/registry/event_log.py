@@ -13,7 +13,7 @@ from jobworker.job.state import JobStatus
 if TYPE_CHECKING:
     import sqlite3
 
-    from jobworker.job.store import Store
+    from jobworker.job.registry.store import Store
 
 KEPT: Final = 100_000
 """How many events are kept, the newest ones; about 30 MB."""

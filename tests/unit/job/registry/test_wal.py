@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from jobworker.job.wal import damage
+from jobworker.job.registry.wal import damage
 
 FRAME = 24 + 4096
 

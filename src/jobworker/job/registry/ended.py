@@ -14,7 +14,7 @@ from jobworker.job.retention import Candidate, Totals
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-    from jobworker.job.store import Store
+    from jobworker.job.registry.store import Store
 
 
 class EndedJobs:

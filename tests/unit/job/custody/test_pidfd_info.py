@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from jobworker.job.pidfd_info import wait_status
+from jobworker.job.custody.pidfd_info import wait_status
 
 
 def ended(action):

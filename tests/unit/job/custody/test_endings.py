@@ -4,9 +4,10 @@ import subprocess
 
 import pytest
 
-from jobworker.job import endings, processes
-from jobworker.job.end_notes import EndNotes
-from jobworker.job.endings import Ending, Unknown, find_ending
+from jobworker.job import processes
+from jobworker.job.custody import endings
+from jobworker.job.custody.end_notes import EndNotes
+from jobworker.job.custody.endings import Ending, Unknown, find_ending
 from jobworker.job.record import Process
 from jobworker.shim.note import EndNote, write_note
 from jobworker.shim.proc import KEEPER_NAME, read_stat
@@ -25,7 +26,7 @@ def kernel(monkeypatch):
     """A kernel that tells of a reaped process what a test says, and by default nothing."""
     statuses = []
     monkeypatch.setattr(
-        "jobworker.job.pidfd_info.wait_status", lambda _pidfd: next(iter(statuses), None)
+        "jobworker.job.custody.pidfd_info.wait_status", lambda _pidfd: next(iter(statuses), None)
     )
     return statuses
 

@@ -7,9 +7,9 @@ from uuid import uuid4
 import pytest
 
 from jobworker import output
+from jobworker.job.custody.trimming import keep_trimmed
 from jobworker.job.record import JobRecord
 from jobworker.job.spec import JobSpec
-from jobworker.job.trimming import keep_trimmed
 
 CAP = 64 * 1024
 

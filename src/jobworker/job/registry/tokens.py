@@ -10,10 +10,10 @@ import uuid
 from typing import TYPE_CHECKING, Final
 
 from jobworker.errors import InvalidArgument
-from jobworker.job.listing import Position
+from jobworker.job.registry.listing import Position
 
 if TYPE_CHECKING:
-    from jobworker.job.listing import JobFilter
+    from jobworker.job.registry.listing import JobFilter
 
 _VERSION: Final = 1
 _PLACE: Final = struct.Struct(">Bd16s")

@@ -13,11 +13,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from jobworker.job import pidfd_info, processes
+from jobworker.job import processes
+from jobworker.job.custody import pidfd_info
 from jobworker.shim.proc import KEEPER_NAME
 
 if TYPE_CHECKING:
-    from jobworker.job.end_notes import EndNotes
+    from jobworker.job.custody.end_notes import EndNotes
     from jobworker.job.record import Process
     from jobworker.shim.note import EndNote
     from jobworker.shim.proc import Stat

@@ -3,13 +3,13 @@ from dataclasses import replace
 
 import pytest
 
-from jobworker.job import schema
-from jobworker.job.ended import EndedJobs
 from jobworker.job.record import JobRecord
+from jobworker.job.registry import schema
+from jobworker.job.registry.ended import EndedJobs
+from jobworker.job.registry.store import Store
 from jobworker.job.retention import Candidate, Totals
 from jobworker.job.spec import JobSpec
 from jobworker.job.state import JobStatus, Reason, State
-from jobworker.job.store import Store
 
 
 def job(name, request_id=""):

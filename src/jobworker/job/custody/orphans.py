@@ -9,16 +9,17 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from jobworker.job import outcome, processes, trimming
-from jobworker.job.endings import Ending, Unknown, find_ending
-from jobworker.job.orphan import Orphan
+from jobworker.job import outcome, processes
+from jobworker.job.custody import trimming
+from jobworker.job.custody.endings import Ending, Unknown, find_ending
+from jobworker.job.custody.orphan import Orphan
 from jobworker.shim.proc import SHIM_NAME, TICKS, read_stat
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jobworker import cgroups, shim
-    from jobworker.job.end_notes import EndNotes
+    from jobworker.job.custody.end_notes import EndNotes
     from jobworker.job.job import Job
     from jobworker.job.record import JobRecord, Process
 

@@ -8,11 +8,11 @@ import sqlite3
 import pytest
 
 from jobworker.errors import EventsExpired, InvalidArgument, ResourceExhausted
-from jobworker.job import event_log
 from jobworker.job.event import EventType, JobEvent
-from jobworker.job.event_log import BATCH, WINDOW, EventLog
+from jobworker.job.registry import event_log
+from jobworker.job.registry.event_log import BATCH, WINDOW, EventLog
+from jobworker.job.registry.store import Store
 from jobworker.job.state import JobStatus, Reason, State
-from jobworker.job.store import Store
 
 EXITED = JobStatus(State.EXITED, exit_code=3, reason=Reason.EXITED, message="ü")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from jobworker.errors import ShimUnavailable
-from jobworker.job.link import Link
+from jobworker.job.custody.link import Link
 from jobworker.testing.shim import FakeShim
 
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobworker.errors import InvalidArgument
-from jobworker.job import tokens
-from jobworker.job.listing import JobFilter, Position
+from jobworker.job.registry import tokens
+from jobworker.job.registry.listing import JobFilter, Position
 from jobworker.job.state import State
 
 PLACE = Position(1_800_000_000.123456, str(uuid.UUID(int=7)))

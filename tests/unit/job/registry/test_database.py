@@ -9,11 +9,11 @@ from contextlib import closing, suppress
 import pytest
 
 from jobworker.errors import ConfigError, RegistryDamaged, ResourceExhausted, Unavailable
-from jobworker.job import database, schema
-from jobworker.job.listing import JobFilter
-from jobworker.job.registry_reader import RegistryReader
+from jobworker.job.registry import database, schema
+from jobworker.job.registry.listing import JobFilter
+from jobworker.job.registry.reader import RegistryReader
+from jobworker.job.registry.store import Store
 from jobworker.job.state import State
-from jobworker.job.store import Store
 from tests.support.registry import job_record, write_version_1
 
 

@@ -7,10 +7,10 @@ import pytest
 from jobworker.cgroups import MAX, CpuMax, DeviceLimit, Limits
 from jobworker.errors import ConfigError, RequestConflict, Unavailable
 from jobworker.job.record import JobRecord, Process
-from jobworker.job.schema import VERSION
+from jobworker.job.registry.schema import VERSION
+from jobworker.job.registry.store import Store
 from jobworker.job.spec import JobSpec, StopPolicy
 from jobworker.job.state import JobStatus, Reason, State
-from jobworker.job.store import Store
 
 PENDING = JobRecord(
     id="j1",

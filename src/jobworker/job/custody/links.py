@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from jobworker import shim
 from jobworker.errors import ShimUnavailable
-from jobworker.job.link import Link
+from jobworker.job.custody.link import Link
 from jobworker.shim import wire
 
 if TYPE_CHECKING:
