@@ -68,7 +68,7 @@ class Ledger:
             self._events.append(JobEvent.of(event, record, now=time.time(), user=user))
         self.watching.wake()
 
-    def note(self, event: EventType, record: JobRecord, user: str = "", *, signal: int = 0) -> None:
+    def tell(self, event: EventType, record: JobRecord, user: str = "", *, signal: int = 0) -> None:
         """Write down what changes nothing in the registry; if that is impossible, go on without."""
         told = JobEvent.of(event, record, now=time.time(), user=user)
         try:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 
-class Changes:
+class Turns:
     """Carries out changes in tasks of their own, so that none is left half done."""
 
     def __init__(self) -> None:
