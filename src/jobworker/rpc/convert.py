@@ -18,7 +18,7 @@ from jobworker.cgroups.limits import (
 )
 from jobworker.errors import InvalidArgument
 from jobworker.job.event import EventType
-from jobworker.job.listing import JobFilter
+from jobworker.job.registry.listing import JobFilter
 from jobworker.job.spec import NO_CAP, JobSpec, StopPolicy
 from jobworker.job.state import JobStatus, Reason, State
 from jobworker.rpc.v1 import jobworker_pb2 as pb
