@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from bench import follow, recover, registry, start
+from bench import follow, followers, latency, recover, registry, start
 from bench.server import running
 from bench.table import Figure, markdown
+from jobworker import heap
 
-PARTS = ("start", "follow", "recover", "registry")
+PARTS = ("start", "follow", "latency", "followers", "recover", "registry")
 
 
 def main() -> None:
@@ -22,6 +23,7 @@ def main() -> None:
         "--jobs", type=int, default=1_000_000, help="jobs in the registry [a million]"
     )
     arguments = parser.parse_args()
+    heap.keep()  # as the programs do
     measured: list[Figure] = []
     with asyncio.Runner() as runner:
         with running() as server:
@@ -29,6 +31,10 @@ def main() -> None:
                 measured += start.figures(server, runner, arguments.rounds)
             if arguments.only in (None, "follow"):
                 measured += follow.figures(server, runner, arguments.rounds, arguments.mib)
+            if arguments.only in (None, "latency"):
+                measured += latency.figures(server, runner, arguments.rounds)
+            if arguments.only in (None, "followers"):
+                measured += followers.figures(server, runner, arguments.rounds, arguments.mib)
         if arguments.only in (None, "recover"):
             measured += recover.figures(runner, arguments.rounds)
         if arguments.only in (None, "registry"):

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 from bench.server import running
 from bench.table import Figure, Target, paired
-from jobworker.job import rows
 from jobworker.job.record import JobRecord
+from jobworker.job.registry import rows
+from jobworker.job.registry.store import Store
 from jobworker.job.spec import JobSpec
 from jobworker.job.state import JobStatus, Reason, State
-from jobworker.job.store import Store
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import subprocess
 import grpc
 import pytest
 
-from jobworker.job.store import Store
+from jobworker.job.registry.store import Store
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from tests.support.jobs import sh
 from tests.support.registry import job_record

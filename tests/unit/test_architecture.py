@@ -147,7 +147,7 @@ def modules_on_the_map() -> set[str]:
     (tree,) = re.findall(r"^src/jobworker/\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     named, package = set(), ""
     for line in tree.splitlines():
-        if begins := re.match(r"  (\w+)(/|\.py)", line):
+        if begins := re.match(r"  ([\w/]+)(/|\.py)", line):
             package = f"{begins[1]}/" if begins[2] == "/" else ""
         named |= {package + name for name in re.findall(r"\w+\.py", line)}
     return named

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jobworker.errors import JobWorkerError
-from jobworker.job import listing, tokens
-from jobworker.job.listing import Position
+from jobworker.job.registry import listing, tokens
+from jobworker.job.registry.listing import Position
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from jobworker.job.job import Job
-    from jobworker.job.listing import JobFilter
     from jobworker.job.record import JobRecord
-    from jobworker.job.registry_reader import RegistryReader
+    from jobworker.job.registry.listing import JobFilter
+    from jobworker.job.registry.reader import RegistryReader
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from signal import pidfd_send_signal
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from jobworker.errors import FailedPrecondition
 from jobworker.exhaustion import exhausted
+from jobworker.job.event import EventType
 from jobworker.job.spec import check_seconds, check_signal
 
 if TYPE_CHECKING:
@@ -17,37 +18,31 @@ if TYPE_CHECKING:
     from jobworker import cgroups
     from jobworker.job.custody import Custody
     from jobworker.job.job import Job
+    from jobworker.job.news import News
     from jobworker.job.state import JobStatus
-
-
-class Report(Protocol):
-    """Told what was asked of a job, by whom, and with which signal."""
-
-    def __call__(self, event: str, job: Job, user: str, signum: int) -> None:
-        """Note it."""
 
 
 class Control:
     """Stops, waits for and signals the jobs of a Service.
 
     `fetch` finds a job, and `fetch_started` one whose launch, if it is under way, has come to an
-    end. `report` is called with "stopping" and "signaled".
+    end.
     """
 
     def __init__(
         self,
         custody: Custody,
         cgroups: cgroups.Service,
+        news: News,
         *,
         fetch: Callable[[str], Awaitable[Job]],
         fetch_started: Callable[[str], Awaitable[Job]],
-        report: Report,
     ) -> None:
         self._custody = custody
         self._cgroups = cgroups
         self._fetch = fetch
         self._fetch_started = fetch_started
-        self._report = report
+        self._news = news
 
     async def stop(self, job_id: str, grace: float | None, signum: int | None, user: str) -> Job:
         """See `Service.stop_job`."""
@@ -60,7 +55,7 @@ class Control:
             policy = job.spec.stop
             policy = policy if grace is None else replace(policy, grace=grace)
             policy = policy if signum is None else replace(policy, signal=signum)
-            self._report("stopping", job, user, policy.signal)
+            self._news.asked(EventType.STOPPING, job, user, policy.signal)
             await self._custody.stop(job, policy)
         return job
 
@@ -92,7 +87,7 @@ class Control:
             raise exhausted(what, number) or FailedPrecondition(
                 f"cannot {what}: {error}"
             ) from error
-        self._report("signaled", job, user, signum)
+        self._news.asked(EventType.SIGNALED, job, user, signum)
         return job
 
     def _send(self, job: Job, signum: int, what: str, *, all_processes: bool) -> None:

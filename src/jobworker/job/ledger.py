@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from jobworker import steps
 from jobworker.errors import JobWorkerError
 from jobworker.job.event import EventType, JobEvent
-from jobworker.job.event_log import EventLog
+from jobworker.job.registry.event_log import EventLog
 from jobworker.job.state import JobStatus, State
 from jobworker.job.watching import Watching
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from jobworker.job.job import Job
     from jobworker.job.record import JobRecord
-    from jobworker.job.store import Store
+    from jobworker.job.registry.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Ledger:
             self._events.append(JobEvent.of(event, record, now=time.time(), user=user))
         self.watching.wake()
 
-    def note(self, event: EventType, record: JobRecord, user: str = "", *, signal: int = 0) -> None:
+    def tell(self, event: EventType, record: JobRecord, user: str = "", *, signal: int = 0) -> None:
         """Write down what changes nothing in the registry; if that is impossible, go on without."""
         told = JobEvent.of(event, record, now=time.time(), user=user)
         try:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
     from pathlib import Path
 
-    from jobworker.job.ended import EndedJobs
     from jobworker.job.job import Job
+    from jobworker.job.registry.ended import EndedJobs
 
 BATCH: Final = 16
 """How many jobs go at a time: the event loop is held up for some milliseconds by that many."""

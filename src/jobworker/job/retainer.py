@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
-    from jobworker.job.ended import EndedJobs
     from jobworker.job.job import Job
     from jobworker.job.readers import Readers
+    from jobworker.job.registry.ended import EndedJobs
     from jobworker.job.removal import Problems, Removal
     from jobworker.job.retention import Candidate, Retention
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from jobworker.errors import JobNotFound, ShuttingDown
 from jobworker.ids import parse_job_id
 from jobworker.job.event import EventType, Told
-from jobworker.job.event_log import WINDOW
+from jobworker.job.registry.event_log import WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from jobworker.job.event_log import EventLog
+    from jobworker.job.registry.event_log import EventLog
 
 
 class Watching:

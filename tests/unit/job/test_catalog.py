@@ -8,10 +8,10 @@ import pytest
 
 from jobworker.errors import FailedPrecondition, InvalidArgument
 from jobworker.job.catalog import Catalog
-from jobworker.job.listing import JobFilter
-from jobworker.job.registry_reader import RegistryReader
+from jobworker.job.registry.listing import JobFilter
+from jobworker.job.registry.reader import RegistryReader
+from jobworker.job.registry.store import Store
 from jobworker.job.state import JobStatus, State
-from jobworker.job.store import Store
 from tests.support.registry import job_record
 
 RUNNING = JobFilter(states=frozenset([State.RUNNING]))

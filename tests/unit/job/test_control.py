@@ -93,7 +93,7 @@ async def pending(host, service):
     held = HeldLaunch(host)
     starting = asyncio.create_task(service.start_job(TRUE))
     await asyncio.wait_for(held.reached.wait(), 10)
-    (job_id,) = service._starting
+    (job_id,) = service._starting._launches
     return held, job_id, starting
 
 

@@ -13,9 +13,9 @@ from jobworker.errors import ResourceExhausted
 from jobworker.job.event import EventType
 from jobworker.job.ledger import Ledger
 from jobworker.job.record import JobRecord
+from jobworker.job.registry.store import Store
 from jobworker.job.spec import JobSpec
 from jobworker.job.state import JobStatus, Reason, State
-from jobworker.job.store import Store
 
 PENDING = JobRecord(
     id="5f0c3a52-4d0e-4e7f-9d4b-0d8f3c1b2a69",
@@ -102,9 +102,9 @@ async def test_a_change_that_cannot_be_told_is_not_made(ledger, store, disk, ful
 
 
 async def test_what_changes_no_record_is_told_and_goes_on_without(ledger, disk, caplog):
-    ledger.note(EventType.SIGNALED, RUNNING, "user_bravo", signal=10)
+    ledger.tell(EventType.SIGNALED, RUNNING, "user_bravo", signal=10)
     disk.full_for = "INSERT INTO events"
-    ledger.note(EventType.PAUSED, RUNNING, "user_bravo")
+    ledger.tell(EventType.PAUSED, RUNNING, "user_bravo")
     ((kind, _, user, state),) = await told(ledger, 1)
     assert (kind, user, state) == ("signaled", "user_bravo", State.RUNNING)
     assert "who watches is not told" in caplog.text
@@ -151,7 +151,7 @@ async def test_an_end_that_cannot_be_written_is_tried_until_it_can(ledger, store
     ("write", "kind"),
     [
         (lambda ledger, _store: ledger.update(RUNNING, EventType.STARTED), "started"),
-        (lambda ledger, _store: ledger.note(EventType.PAUSED, RUNNING), "paused"),
+        (lambda ledger, _store: ledger.tell(EventType.PAUSED, RUNNING), "paused"),
         (lambda ledger, _store: ledger.end(job_of(RUNNING), ENDED), "ended"),
         (remove, "removed"),
     ],

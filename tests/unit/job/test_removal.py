@@ -126,8 +126,8 @@ async def test_a_job_whose_start_hangs_is_refused_at_once(host, service):
 
     client.launch = held
     starting = asyncio.create_task(service.start_job(TRUE))
-    await until(lambda: service._starting)
-    (job_id,) = service._starting
+    await until(lambda: service._starting.under_way)
+    (job_id,) = service._starting._launches
     with pytest.raises(FailedPrecondition, match="it is pending"):
         await asyncio.wait_for(service.remove_job(job_id), 10)
     may_go.set()

@@ -87,7 +87,7 @@ class _Directory:
 @pytest.fixture
 def host(tmp_path, monkeypatch):
     # The kernel of the machine may know how a process ended that nobody has told us about.
-    monkeypatch.setattr("jobworker.job.pidfd_info.wait_status", lambda _pidfd: None)
+    monkeypatch.setattr("jobworker.job.custody.pidfd_info.wait_status", lambda _pidfd: None)
     with FakeShim() as shim:
         yield Host(tmp_path, shim)
 
@@ -553,7 +553,7 @@ async def test_the_kernel_may_tell_the_end_of_an_orphan(host, service, monkeypat
     job = await service.start_job(TRUE)
     host.shim.die()
     await until(lambda: service._custody._orphans)
-    monkeypatch.setattr("jobworker.job.pidfd_info.wait_status", lambda _pidfd: 7 << 8)
+    monkeypatch.setattr("jobworker.job.custody.pidfd_info.wait_status", lambda _pidfd: 7 << 8)
     host.shim.kill(job.id)
     await job.wait()
     assert (job.status.state, job.status.exit_code) == (State.EXITED, 7)
@@ -762,7 +762,7 @@ def note_of_job(job_id):
 
 
 async def test_a_start_of_which_nothing_can_be_found_out_is_kept(host, service, monkeypatch):
-    monkeypatch.setattr("jobworker.job.link.PATIENCE", 0.05)
+    monkeypatch.setattr("jobworker.job.custody.link.PATIENCE", 0.05)
     host.shim.unreachable = 10**6
     die_in_launch(host, lambda _job_id: None)
     with pytest.raises(ShimUnavailable, match="same request_id"):
@@ -958,9 +958,9 @@ async def test_a_job_that_ended_while_its_limits_changed_keeps_the_record_of_its
 async def test_a_caller_that_goes_away_does_not_undo_a_change(host, service):
     job = await service.start_job(TRUE)
     changing = asyncio.create_task(service.update_limits(job.id, LOWER))
-    await until(lambda: service._changes.under_way)
+    await until(lambda: service._turns.under_way)
     changing.cancel()
-    await until(lambda: not service._changes.under_way)
+    await until(lambda: not service._turns.under_way)
     assert job.record.limits == LOWER
 
 
@@ -1005,8 +1005,8 @@ async def test_a_finished_job_cannot_be_changed(host, service, doing):
 
 async def test_a_start_under_way_is_waited_for(host, service):
     starting = asyncio.create_task(service.start_job(replace(TRUE, limits=Limits(memory_max=MAX))))
-    await until(lambda: service._starting)
-    (job_id,) = service._starting
+    await until(lambda: service._starting.under_way)
+    (job_id,) = service._starting._launches
     await service.update_limits(job_id, LOWER)
     assert (await starting).record.limits == LOWER
 
@@ -1023,7 +1023,7 @@ async def test_leaving_lets_a_change_come_to_its_end(host):
     async with host.service() as service:
         job = await service.start_job(TRUE)
         changing = asyncio.create_task(service.update_limits(job.id, LOWER))
-        await until(lambda: service._changes.under_way)
+        await until(lambda: service._turns.under_way)
     await changing
     async with host.service() as service:
         assert (await service.fetch_job(job.id)).record.limits == LOWER
@@ -1170,7 +1170,7 @@ async def test_a_job_that_ran_before_it_was_recorded_is_lost_and_not_erased(host
 
 
 async def test_a_launch_that_hangs_keeps_no_server_from_starting(host, monkeypatch):
-    monkeypatch.setattr("jobworker.job.custody._RECONCILE_PATIENCE", 0.05)
+    monkeypatch.setattr("jobworker.job.custody.custody._RECONCILE_PATIENCE", 0.05)
     async with host.service() as service:
         hung, good = [await service.start_job(TRUE) for _ in range(2)]
     host.shim.hanging.add(hung.id)
@@ -1180,8 +1180,8 @@ async def test_a_launch_that_hangs_keeps_no_server_from_starting(host, monkeypat
 
 
 async def test_a_shim_that_hangs_makes_calls_unavailable(host, service, monkeypatch):
-    monkeypatch.setattr("jobworker.job.custody._STOP_PATIENCE", 0.05)
-    monkeypatch.setattr("jobworker.job.custody._LAUNCH_PATIENCE", 0.05)
+    monkeypatch.setattr("jobworker.job.custody.custody._STOP_PATIENCE", 0.05)
+    monkeypatch.setattr("jobworker.job.custody.custody._LAUNCH_PATIENCE", 0.05)
     job = await service.start_job(TRUE)
     host.shim.hanging.add("")
     with pytest.raises(ShimUnavailable, match="stop"):
@@ -1231,7 +1231,7 @@ async def test_a_failed_start_is_removed_once_however_many_want_it(host, service
     hold_a_failed_start(host, service)
     spec = replace(TRUE, request_id="r")
     first = asyncio.create_task(service.start_job(spec))
-    await until(lambda: service._abandoning)
+    await until(lambda: service._abandoning.under_way)
     del host.shim.clients[0].launch
     second = asyncio.create_task(service.start_job(spec))
     await asyncio.sleep(0)
@@ -1244,7 +1244,7 @@ async def test_a_failed_start_is_removed_once_however_many_want_it(host, service
 async def test_a_failed_start_that_does_not_go_away_is_answered_all_the_same(
     host, service, monkeypatch
 ):
-    monkeypatch.setattr("jobworker.job.service._ABANDON_PATIENCE", 0.05)
+    monkeypatch.setattr("jobworker.job.starting._ABANDON_PATIENCE", 0.05)
     hold_a_failed_start(host, service)
     with pytest.raises(ShimUnavailable):
         await service.start_job(TRUE)
@@ -1253,7 +1253,7 @@ async def test_a_failed_start_that_does_not_go_away_is_answered_all_the_same(
 
 
 async def test_whoever_waits_for_a_job_that_was_never_started_is_told(host, monkeypatch):
-    monkeypatch.setattr("jobworker.job.custody._RECONCILE_PATIENCE", 0.05)
+    monkeypatch.setattr("jobworker.job.custody.custody._RECONCILE_PATIENCE", 0.05)
     async with host.service() as service:
         job = await service.start_job(TRUE)
     host.registry("UPDATE jobs SET state = 'pending', pid = NULL, started_at = NULL")
@@ -1264,7 +1264,7 @@ async def test_whoever_waits_for_a_job_that_was_never_started_is_told(host, monk
             follower = asyncio.ensure_future(anext(stream))
             waiter = asyncio.ensure_future(again.wait())
             await asyncio.sleep(0)
-            await service._abandon(again)
+            await service._abandoning.abandon(again)
             for told in (follower, waiter):
                 with pytest.raises(JobNotFound):
                     await asyncio.wait_for(told, 5)
@@ -1356,16 +1356,16 @@ async def test_a_change_whose_caller_has_gone_before_its_turn_is_not_made(host, 
     async def change():
         done.append("made")
 
-    first = asyncio.create_task(service._changes.run(job.id, hold))
+    first = asyncio.create_task(service._turns.run(job.id, hold))
     await asyncio.sleep(0)
-    gone = asyncio.create_task(service._changes.run(job.id, change))
+    gone = asyncio.create_task(service._turns.run(job.id, change))
     await asyncio.sleep(0)
     gone.cancel()
     held.set()
     await first
     with pytest.raises(asyncio.CancelledError):
         await gone
-    await service._changes.run(job.id, hold)
+    await service._turns.run(job.id, hold)
     assert done == []
 
 
@@ -1383,7 +1383,7 @@ async def test_an_orphan_does_not_end_before_it_has_begun_by_a_clock_that_was_se
     job = await service.start_job(TRUE)
     host.shim.die()
     await until(lambda: service._custody._orphans)
-    monkeypatch.setattr("jobworker.job.orphans.time.time", lambda: 1.0)
+    monkeypatch.setattr("jobworker.job.custody.orphans.time.time", lambda: 1.0)
     host.shim.kill(job.id)
     await job.wait()
     assert job.record.ended_at == job.record.started_at

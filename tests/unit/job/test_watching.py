@@ -9,9 +9,9 @@ import pytest
 
 from jobworker.errors import EventsExpired, InvalidArgument, JobNotFound, ShuttingDown
 from jobworker.job.event import EventType, JobEvent
-from jobworker.job.event_log import BATCH, WINDOW, EventLog
+from jobworker.job.registry.event_log import BATCH, WINDOW, EventLog
+from jobworker.job.registry.store import Store
 from jobworker.job.state import JobStatus, State
-from jobworker.job.store import Store
 from jobworker.job.watching import Watching
 
 JOB = "5f0c3a52-4d0e-4e7f-9d4b-0d8f3c1b2a69"
