@@ -508,7 +508,7 @@ async def test_a_stop_reaches_a_job_whose_shim_died_meanwhile(host, service):
 async def test_a_stop_of_a_job_that_nobody_knows_does_not_wait_for_ever(host, service):
     job = await service.start_job(TRUE)
     host.shim.launched.clear()
-    service._custody._reconcile = forgetful
+    service._custody._holders.reconcile = forgetful
     with pytest.raises(Unavailable, match=job.id):
         await asyncio.wait_for(service.stop_job(job.id), 5)
 
@@ -1153,18 +1153,18 @@ async def test_a_job_that_ran_before_it_was_recorded_is_lost_and_not_erased(host
 
 
 async def test_a_launch_that_hangs_keeps_no_server_from_starting(host, monkeypatch):
-    monkeypatch.setattr("jobworker.job.custody.custody._RECONCILE_PATIENCE", 0.05)
+    monkeypatch.setattr("jobworker.job.custody.patience.RECONCILE", 0.05)
     async with host.service() as service:
         hung, good = [await service.start_job(TRUE) for _ in range(2)]
     host.shim.hanging.add(hung.id)
     async with host.service() as service:
-        assert good.id in service._custody._pidfds
+        assert service._custody.main_process(await service.fetch_job(good.id)) is not None
         assert (await service.fetch_job(hung.id)).status.state is State.RUNNING
 
 
 async def test_a_shim_that_hangs_makes_calls_unavailable(host, service, monkeypatch):
-    monkeypatch.setattr("jobworker.job.custody.custody._STOP_PATIENCE", 0.05)
-    monkeypatch.setattr("jobworker.job.custody.custody._LAUNCH_PATIENCE", 0.05)
+    monkeypatch.setattr("jobworker.job.custody.patience.STOP", 0.05)
+    monkeypatch.setattr("jobworker.job.custody.patience.LAUNCH", 0.05)
     job = await service.start_job(TRUE)
     host.shim.hanging.add("")
     with pytest.raises(ShimUnavailable, match="stop"):
@@ -1236,7 +1236,7 @@ async def test_a_failed_start_that_does_not_go_away_is_answered_all_the_same(
 
 
 async def test_whoever_waits_for_a_job_that_was_never_started_is_told(host, monkeypatch):
-    monkeypatch.setattr("jobworker.job.custody.custody._RECONCILE_PATIENCE", 0.05)
+    monkeypatch.setattr("jobworker.job.custody.patience.RECONCILE", 0.05)
     async with host.service() as service:
         job = await service.start_job(TRUE)
     host.registry("UPDATE jobs SET state = 'pending', pid = NULL, started_at = NULL")

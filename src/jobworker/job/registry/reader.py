@@ -7,13 +7,12 @@ Files").
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from jobworker.job.registry import database, listing, rows
 from jobworker.job.registry.listing import Position
+from jobworker.job.threads import Threads
 
 if TYPE_CHECKING:
     import sqlite3
@@ -50,7 +49,7 @@ class RegistryReader:
         self._scanned = scanned
         self._size = size
         self._connection: sqlite3.Connection | None = None
-        self._thread = ThreadPoolExecutor(1, "registry")
+        self._thread = Threads(1, "registry")
 
     def close(self) -> None:
         """Let the page that is being read come to its end, and close the file."""
@@ -58,10 +57,9 @@ class RegistryReader:
         if self._connection is not None:
             self._connection.close()
 
-    async def run(self, action: Callable[..., _Result], *arguments: Any) -> _Result:
+    async def run(self, action: Callable[..., _Result], *arguments: object) -> _Result:
         """Call something in the reader's thread."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, action, *arguments)
+        return await self._thread.run(action, *arguments)
 
     async def page(self, asked: JobFilter, position: Position | None, count: int) -> Found:
         """Return the next page: at most `count` jobs, fewer if finding or sending them is much.
