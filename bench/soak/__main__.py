@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import aclosing
 
+from bench.processes import descriptors
 from bench.server import Server, running
 from bench.soak import world as machine
 from bench.soak.actors import Soak
@@ -47,7 +48,7 @@ async def _soak(server: Server, seconds: float, seed: int, clients: int) -> Tall
             random=random.Random(seed),  # noqa: S311 - it has to be the same again
             tally=tally,
             ran=ran,
-            idle_descriptors=machine.descriptors(server.pid),
+            idle_descriptors=descriptors(server.pid),
         )
         watching = asyncio.create_task(soak.watch())
         actors = [asyncio.create_task(soak.start_jobs()) for _ in range(clients)]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bench.soak.tally import Tally
     from bench.soak.world import World
     from jobworker.rpc.client import Client
+    from jobworker.rpc.frames import OutputMessage
     from jobworker.rpc.v1 import jobworker_pb2 as pb
 
 _Answer = TypeVar("_Answer")
@@ -72,13 +73,13 @@ class _Reading:
                 if self._end is not None and self.offset >= self._end:
                     return
 
-    def _take(self, message: pb.OutputResponse) -> None:
+    def _take(self, message: OutputMessage) -> None:
         if message.output and message.offset != self.offset:
             self._misplaced = f"at {self.offset} it got byte {message.offset}"
         self._got.update(message.output)
         self._written.update(self._run.plan.content(self.offset, len(message.output)))
         self.offset += len(message.output)
-        if message.HasField("end"):
+        if message.has_end:
             self._size = message.end.size
 
     def faults(self) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import grpc
 
+from bench import processes
 from bench.soak import world as machine
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 
@@ -108,18 +109,18 @@ async def _judge_machine(soak: Soak, listed: set[str]) -> None:
         tally.violated(f"log directories of no job: {left}")
     server = world.server.pid
     shim = world.shim_pid()
-    if not await machine.settled(lambda: machine.watches(server) == 0):
-        tally.violated(f"{machine.watches(server)} inotify watches are left")
-    tally.count("descriptors of the server at the end", machine.descriptors(server))
-    tally.count("resident KiB of the server at the end", machine.resident(server))
+    if not await machine.settled(lambda: processes.watches(server) == 0):
+        tally.violated(f"{processes.watches(server)} inotify watches are left")
+    tally.count("descriptors of the server at the end", processes.descriptors(server))
+    tally.count("resident KiB of the server at the end", processes.resident_kib(server))
     idle = soak.idle_descriptors
-    if not await machine.settled(lambda: machine.descriptors(server) <= idle + SLACK):
+    if not await machine.settled(lambda: processes.descriptors(server) <= idle + SLACK):
         tally.violated(
-            f"the server has {machine.descriptors(server)} descriptors, an idle one {idle}"
+            f"the server has {processes.descriptors(server)} descriptors, an idle one {idle}"
         )
     if shim is not None:
         try:
-            tally.count("descriptors of the shim at the end", machine.descriptors(shim))
-            tally.count("resident KiB of the shim at the end", machine.resident(shim))
+            tally.count("descriptors of the shim at the end", processes.descriptors(shim))
+            tally.count("resident KiB of the shim at the end", processes.resident_kib(shim))
         except FileNotFoundError:
             tally.violated("the shim is gone")

@@ -6,9 +6,9 @@ import asyncio
 import os
 import re
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from bench.processes import command_line
 from bench.server import PATIENCE
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class World:
         except ProcessLookupError:
             return False
         try:
-            if self.shim_pid() != pid or b"jobworker.shim" not in _command_line(pid):
+            if self.shim_pid() != pid or b"jobworker.shim" not in command_line(pid):
                 return False
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         except ProcessLookupError:
@@ -72,36 +72,6 @@ class World:
     def output(self, job_id: str) -> bytes:
         """Return a job's output as it is on the disk."""
         return (self.server.directory / "log" / job_id / "output").read_bytes()
-
-
-def descriptors(pid: int) -> int:
-    """Return how many descriptors a process has."""
-    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
-
-
-def watches(pid: int) -> int:
-    """Return how many inotify watches a process has (proc_pid_fdinfo(5))."""
-    count = 0
-    for path in Path(f"/proc/{pid}/fdinfo").iterdir():
-        try:
-            count += path.read_bytes().count(b"inotify wd:")
-        except FileNotFoundError:
-            continue
-    return count
-
-
-def resident(pid: int) -> int:
-    """Return the resident memory of a process in KiB."""
-    text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    found = re.search(r"VmRSS:\s+(\d+) kB", text)
-    return int(found[1]) if found else 0
-
-
-def _command_line(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:
-        return b""
 
 
 async def settled(condition: Callable[[], bool], patience: float = PATIENCE) -> bool:

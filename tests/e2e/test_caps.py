@@ -36,7 +36,7 @@ class Reader:
         async for message in client.output(job_id, tail=True):
             if message.output:
                 self._take(message.offset, message.output)
-            if message.HasField("end"):
+            if message.has_end:
                 self.end = message.end
 
     def _take(self, offset, output):
@@ -120,6 +120,10 @@ async def test_a_finished_job_has_exactly_its_newest_bytes(server):
         assert b"".join(m.output for m in messages) == lines[-CAP:]
         messages = [m async for m in client.output(started.job_id, offset=len(lines) - 10)]
         assert b"".join(m.output for m in messages) == lines[-10:]
+        for last in ({"last_bytes": 2 * CAP}, {"last_lines": 2 * CAP}):
+            messages = [m async for m in client.output(started.job_id, **last)]
+            assert b"".join(m.output for m in messages) == lines[-CAP:]
+            assert not any(m.gap for m in messages)
     assert output_of(running, started.job_id)[1] <= CAP + BLOCK
 
 

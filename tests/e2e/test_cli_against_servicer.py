@@ -414,18 +414,17 @@ async def test_run_goes_on_after_the_restart_of_the_server(cli, service, serve, 
 
 
 async def test_run_whose_output_breaks_for_good_is_125_and_says_where(cli, service):
+    service.refusals["Output"] = [Refusal(grpc.StatusCode.INTERNAL, "broken", after=1)]
     process = await cli.start("run", "x")
     job = await started_job(service)
-    service.rewrite = lambda message: pb.OutputResponse(
-        output=message.output, offset=message.offset + 7
-    )
     await job.write(b"one")
+    await process.stdout.readexactly(3)
+    await job.end()
     result = await finish(process)
     assert (result.status, result.stdout) == (125, b"")
-    assert "cut off at byte 0" in result.stderr
-    assert f"jobworker-cli output --tail --offset 0 {job.job.id}" in result.stderr
+    assert "broken" in result.stderr
+    assert f"jobworker-cli output --tail --offset 3 {job.job.id}" in result.stderr
     assert f"jobworker-cli stop {job.job.id}" in result.stderr
-    await job.end()
 
 
 async def test_ctrl_c_detaches_run_and_says_how_to_go_on(cli, service):
@@ -936,6 +935,42 @@ async def test_standard_error_that_is_not_kept_apart_cannot_be_picked(cli, servi
     result = await cli("output", "--stream", "stderr", job_id)
     assert (result.status, result.stdout) == (1, b"")
     assert "--split-stderr" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--last", "0"], b""),
+        (["--last", "2"], b"two\nthree"),
+        (["--last-bytes", "3"], b"ree"),
+        (["--since-offset", "4"], b"two\nthree"),
+    ],
+)
+async def test_output_begins_where_it_is_told_to(cli, service, flags, expected):
+    job_id = service.add(b"one\ntwo\nthree").job.id
+    assert await cli("output", *flags, job_id) == Result(0, expected, "")
+
+
+async def test_the_last_of_both_streams_is_the_last_of_each_and_no_gap_is_told_of(cli, service):
+    job = service.add(b"one\ntwo\n")
+    job.split(b"three\nfour\nfive\n")
+    assert await cli("output", "--last", "1", job.job.id) == Result(0, b"two\n", "five\n")
+    assert await cli("output", "--last-bytes", "7", job.job.id) == Result(
+        0, b"ne\ntwo\n", "r\nfive\n"
+    )
+
+
+async def test_the_last_of_an_output_begins_with_what_a_cap_has_left_at_most(cli, service):
+    job = service.add(b"one\ntwo\nthree\n")
+    job.dropped = 4
+    for flags in (("--last", "9"), ("--last-bytes", "99")):
+        assert await cli("output", *flags, job.job.id) == Result(0, b"two\nthree\n", "")
+
+
+async def test_output_cannot_begin_in_two_places(cli):
+    result = await cli("output", "--last", "1", "--since-offset", "4", "x")
+    assert result.status == 2
+    assert "--since-offset cannot be combined with --last" in result.stderr
 
 
 async def test_a_server_that_goes_away_before_it_says_whether_there_are_two_is_asked_again(

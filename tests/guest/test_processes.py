@@ -85,7 +85,7 @@ async def test_end_is_told_when_the_daemon_that_a_job_left_is_gone(jobs, client)
     output = b""
     async for message in client.output(job_id, tail=True):
         output += message.output
-        if message.HasField("end"):
+        if message.has_end:
             daemon_lives, cgroup_exists = alive(int(output)), jobs.cgroup(job_id).exists()
 
     assert not daemon_lives

@@ -29,10 +29,18 @@ class FaultyServer(Server):
         program = (sys.executable, "-m", "jobworker.testing.faults", str(self.orders))
         super().__init__(directory, certs, cgroup_root, *options, program=program)
 
-    def order(self, step: str, *victims: str, count: int = 1) -> None:
+    def order(self, step: str, *victims: str, count: int = 1, after: Path | None = None) -> None:
         """Have `victims` killed when `step` is reached."""
         server = self.process.pid if self.process.poll() is None else None
-        faults.order(self.orders, step, *victims, run_dir=self.run_dir, server=server, count=count)
+        faults.order(
+            self.orders,
+            step,
+            *victims,
+            run_dir=self.run_dir,
+            server=server,
+            count=count,
+            after=after,
+        )
 
     async def check_invariants(self, client: Client) -> None:
         """Check what holds at rest, of jobs that have not been found to have ended before."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import grpc
@@ -12,14 +13,15 @@ import grpc
 from jobworker.cli.gaps import Gaps
 from jobworker.cli.render import to_json
 from jobworker.rpc.resume import GIVE_UP_AFTER, Patience
-from jobworker.rpc.v1.jobworker_pb2 import OutputResponse, OutputStream
+from jobworker.rpc.v1.jobworker_pb2 import OutputStream
 from jobworker.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from jobworker.cli.output import Writer
+    from jobworker.cli.writer import Writer
     from jobworker.rpc.client import Client
+    from jobworker.rpc.frames import OutputMessage
     from jobworker.rpc.v1.jobworker_pb2 import StatusDetail
 
 STREAMS: Final = {
@@ -30,36 +32,56 @@ STREAMS: Final = {
 
 
 class Copy:
-    """One stream of a job on its way to a descriptor: `stream` is its name, "" the only one's."""
+    """One stream of a job on its way to a descriptor: `stream` is its name, "" the only one's.
 
-    def __init__(self, job_id: str, stream: str, out: Writer, what: str = "the output") -> None:
+    It begins where `out` stands, or with the `last` of it: `last_bytes` or `last_lines`.
+    """
+
+    def __init__(
+        self,
+        job_id: str,
+        stream: str,
+        out: Writer,
+        *,
+        what: str = "the output",
+        last: Mapping[str, int] | None = None,
+    ) -> None:
         self._job_id = job_id
         self.stream = stream
         self.out = out
-        self._begin = out.offset
+        self._last = last or {}
+        self._next = out.offset
         self._what = f"{what} ({stream})" if stream else what
         self._gaps = Gaps(self._what)
 
     async def run(self, client: Client, *, tail: bool, as_json: bool) -> StatusDetail:
-        """Copy to the end; return the job's status then. Raises what `Client.output` raises."""
+        """Copy to the end; return the job's status then. Raises what `Client.output` raises.
+
+        Afterwards, be it so or so, `out` stands where it is.
+        """
         status: StatusDetail | None = None
-        messages = client.output(
+        stream = client.output(
             self._job_id,
             tail=tail,
-            offset=self._begin,
+            offset=self._next,
             stream=STREAMS[self.stream or "stdout"],
             on_interrupted=self._say_interrupted,
+            **self._last,
         )
         try:
-            async for message in messages:
-                self._note_gap(message)
-                if as_json:
-                    self.out.write_as(self._line(message), len(message.output))
-                else:
-                    self.out.write(message.output)
-                if message.HasField("end"):
-                    status = message.end.status
+            async with aclosing(stream) as messages:
+                async for message in messages:
+                    await self._take(message, as_json=as_json)
+                    if message.has_end:
+                        status = message.end.status
+        except Exception:
+            # What was taken is written, too: the error says how far the stream has come.
+            await self.out.flush()
+            raise
+        else:
+            await self.out.flush()
         finally:
+            self.out.close()
             _say(self._gaps.rest())
         if status is None:
             raise AssertionError("a stream ends with its end")
@@ -70,15 +92,24 @@ class Copy:
         stream = f"--stream {self.stream} " if self.stream else ""
         return f"--tail {stream}--offset {self.out.offset}"
 
-    def _note_gap(self, message: OutputResponse) -> None:
+    async def _take(self, message: OutputMessage, *, as_json: bool) -> None:
+        if message.gap:
+            begin = message.offset - message.gap
+            _say(self._gaps.note(begin, message.offset, time.monotonic()))
         # Without output it may be the end of an output that is shorter than where we began.
-        if message.output and message.offset > self.out.offset:
-            _say(self._gaps.note(self.out.offset, message.offset, time.monotonic()))
+        if message.offset != self._next and (message.view or message.gap):
+            await self.out.flush()
             self.out.offset = message.offset
+            self._next = message.offset
+        self._next += len(message.view)
+        if as_json:
+            self.out.write_as(self._line(message), len(message.view))
+        else:
+            await self.out.take(message.view)
 
-    def _line(self, message: OutputResponse) -> bytes:
-        more = {"stream": self.stream} if self.stream else {}
-        return to_json(message, indent=None, **more).encode() + b"\n"
+    def _line(self, message: OutputMessage) -> bytes:
+        more: dict[str, Any] = {"stream": self.stream} if self.stream else {}
+        return to_json(message.message(), indent=None, **more).encode() + b"\n"
 
     def _say_interrupted(self, problem: str) -> None:
         _say(

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from jobworker import heap
 from jobworker.cli import ended, start
 from jobworker.cli.calls import call
 from jobworker.cli.copying import STREAMS, Copy, copy_all, where
 from jobworker.cli.options import SectionedCommand
-from jobworker.cli.output import Writer
 from jobworker.cli.render import to_json
 from jobworker.cli.session import Failure
+from jobworker.cli.writer import writer
 from jobworker.program import BROKEN_PIPE, INTERRUPTED
 from jobworker.text import join, printable
 
@@ -93,9 +94,10 @@ def _follow(session: Session, started: StartResponse, *, split: bool) -> StatusD
     """Write all output, and return how the job has ended."""
     job_id = started.job_id
     as_json = session.format == "json"
+    heap.keep()
     fds = (sys.stdout.fileno(), (sys.stdout if as_json else sys.stderr).fileno())
     copies = [
-        Copy(job_id, name, Writer(fd, 0), f"the output of job {job_id}")
+        Copy(job_id, name, writer(fd, 0), what=f"the output of job {job_id}")
         for name, fd in zip(STREAMS if split else ("",), fds, strict=False)
     ]
 

@@ -12,8 +12,8 @@ import click
 from jobworker.cli import events
 from jobworker.cli.calls import call
 from jobworker.cli.options import SectionedCommand, format_option, option, parse_job_id, parsed
-from jobworker.cli.output import Writer
 from jobworker.cli.render import to_json
+from jobworker.cli.writer import Writer
 from jobworker.program import INTERRUPTED
 from jobworker.rpc.resume import GIVE_UP_AFTER
 from jobworker.text import join, printable

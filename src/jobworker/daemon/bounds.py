@@ -10,6 +10,7 @@ import click
 from jobworker.job.places import RunningLimits
 from jobworker.job.retention import DEFAULT_KEEP_JOBS, Retention
 from jobworker.job.spec import LARGEST_SIZE, MIN_OUTPUT_MAX
+from jobworker.rpc.streams import MAX_STREAMS_PER_USER
 from jobworker.units import parse_count, parse_duration, parse_size
 
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ FLAGS: Final[dict[str, tuple[Bound, str, str]]] = {
         COUNT,
         "none",
         "How many jobs of one user may run at a time.",
+    ),
+    "--max-streams-per-user": (
+        COUNT,
+        f"{MAX_STREAMS_PER_USER}",
+        "How many streams (output, samples, events) a user may have open at a time.",
     ),
 }
 """Flag → what it takes, its default, its help."""

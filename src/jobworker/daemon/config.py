@@ -25,6 +25,7 @@ _PATHS: Final = (
 _NO_PATH: Final = ("cgroup-root", str(OWN))
 _QUANTITIES: Final = (
     "keep-for", "keep-jobs", "keep-bytes", "max-running-jobs", "max-running-jobs-per-user",
+    "max-streams-per-user",
     "output-max",
 )  # fmt: skip
 SETTINGS: Final = ("listen", *_PATHS, *_QUANTITIES, "users")

@@ -16,12 +16,13 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from jobworker import cgroups, job
+from jobworker import cgroups, heap, job
 from jobworker.auth import tls
 from jobworker.auth.audit import Audit
 from jobworker.daemon import listen
 from jobworker.errors import ConfigError
 from jobworker.job.service import DEFAULT_CGROUP_ROOT
+from jobworker.rpc import keepalive
 from jobworker.rpc.defaults import MAX_MESSAGE
 from jobworker.rpc.guard import Guard
 from jobworker.rpc.server import JobWorker
@@ -43,12 +44,7 @@ _PATIENCE: Final = 5.0
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.so_reuseport", 0),
-    # A client that is gone without a word is noticed within a minute, in a stream too.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.http2.max_ping_strikes", 0),
+    *keepalive.server_options(),
 )
 
 
@@ -71,6 +67,7 @@ class Settings:
     policy: Policy
     retention: Retention
     running: RunningLimits
+    max_streams_per_user: int | None
 
 
 async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
@@ -79,6 +76,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     Raises ConfigError, CgroupUnavailable, AlreadyLocked or ShimUnavailable if that cannot begin.
     """
     _raise_descriptor_limit()
+    heap.keep()
     stopped = _stop_signals()
     async with AsyncExitStack() as stack:
         audit = Audit.open(settings.audit_log)
@@ -100,7 +98,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
         await stack.enter_async_context(jobs)
         if count := jobs.unfinished:
             log.info("jobs of an earlier server found running: %d", count)
-        guard = Guard(settings.policy, audit)
+        guard = Guard(settings.policy, audit, max_streams_per_user=settings.max_streams_per_user)
         server = grpc.aio.server(interceptors=[guard], options=_OPTIONS)
         healthy = await _add_services(server, JobWorker(jobs))
         port = _bind(server, settings, credentials)

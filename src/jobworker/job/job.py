@@ -12,7 +12,15 @@ from jobworker.job.freezer import is_frozen
 from jobworker.job.readers import Readers
 from jobworker.job.state import State
 from jobworker.job.stream import OutputStream, final_size
-from jobworker.output import Stream, follow, open_for_reading, read_to, size
+from jobworker.output import (
+    Stream,
+    find_beginning,
+    follow,
+    no_header,
+    open_for_reading,
+    read_to,
+    size,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -23,7 +31,7 @@ if TYPE_CHECKING:
     from jobworker.job.spec import JobSpec
     from jobworker.job.state import JobStatus
     from jobworker.job.stats import Sample
-    from jobworker.output import Follower, Watcher
+    from jobworker.output import Follower, Header, Watcher
 
 
 class Job:
@@ -178,33 +186,66 @@ class Job:
         with self.stream_output(offset, tail=False) as chunks:
             return b"".join([chunk.data async for chunk in chunks])
 
+    async def beginning(
+        self,
+        *,
+        last_bytes: int | None = None,
+        last_lines: int | None = None,
+        stream: Stream = Stream.STDOUT,
+    ) -> int:
+        """Return the offset at which the last bytes, or lines, of the output there is now begin.
+
+        A last line without a newline counts. What a cap has dropped is not looked at: that far at
+        most goes the beginning. Raises what `stream_output` raises.
+        """
+        fd = self._open(stream)
+        try:
+            return await find_beginning(
+                fd,
+                size=final_size(self._record, stream),
+                cap=self._record.output_max_bytes,
+                last_bytes=last_bytes,
+                last_lines=last_lines,
+            )
+        finally:
+            os.close(fd)
+
     def stream_output(
-        self, offset: int = 0, *, tail: bool = True, stream: Stream = Stream.STDOUT
+        self,
+        offset: int = 0,
+        *,
+        tail: bool = True,
+        stream: Stream = Stream.STDOUT,
+        header: Header = no_header,
     ) -> OutputStream:
         """Return the output from byte `offset` on, as an async iterator of chunks.
 
         Any number of readers may do so at any time, each at its own pace. With `tail` it goes on
         until the job has finished and every byte was read; without, it ends with what is there
         now. What a cap has dropped is left out, which shows in the offsets of the chunks. Close it
-        (``with``) if it may be left early.
+        (``with``) if it may be left early. With a `header` each chunk begins with that.
 
         Raises FailedPrecondition if the output is gone or `stream` is not kept apart,
         ResourceExhausted if there is no descriptor left, and ShuttingDown when the Service is being
         left.
         """
+        follower = self._follow(offset, stream, tail=tail, header=header)
+        return OutputStream(self, follower, stream, offset=offset, tail=tail, readers=self._readers)
+
+    def _open(self, stream: Stream) -> int:
         if stream is Stream.STDERR and not self.spec.split_stderr:
             raise FailedPrecondition(
                 f"cannot read the standard error of job {self.id} alone: it is in the output; a "
                 "job that is started with split_stderr (--split-stderr) keeps it apart"
             )
-        follower = self._follow(offset, stream, tail=tail)
-        return OutputStream(self, follower, stream, offset=offset, tail=tail, readers=self._readers)
+        return open_for_reading(self._log_dir, self.id, stream)
 
-    def _follow(self, offset: int, stream: Stream, *, tail: bool) -> Follower:
+    def _follow(self, offset: int, stream: Stream, *, tail: bool, header: Header) -> Follower:
         cap = self._record.output_max_bytes
-        fd = open_for_reading(self._log_dir, self.id, stream)
+        fd = self._open(stream)
         if self.finished or not tail:
-            return read_to(fd, offset=offset, size=final_size(self._record, stream), cap=cap)
+            size = final_size(self._record, stream)
+            return read_to(fd, offset=offset, size=size, cap=cap, header=header)
         try:
             watch = self._watcher.watch(_watched(self.id, stream), fd)
         except BaseException:
@@ -216,6 +257,7 @@ class Job:
             final_size=lambda: self._final_size(stream),
             watch=watch,
             cap=cap,
+            header=header,
         )
 
 

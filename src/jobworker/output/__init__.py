@@ -1,7 +1,9 @@
 """A job's output: an append-only file that the kernel writes and any number of readers follow."""
 
+from jobworker.output.beginning import find_beginning
+from jobworker.output.chunk import Chunk, Header, no_header
 from jobworker.output.contents import check_removable, disk_usage
-from jobworker.output.follow import Chunk, Follower, follow, read_to
+from jobworker.output.follow import Follower, follow, read_to
 from jobworker.output.log import (
     Log,
     Stream,
@@ -17,13 +19,16 @@ from jobworker.output.watch import Watch, Watcher
 __all__ = [
     "Chunk",
     "Follower",
+    "Header",
     "Log",
     "Stream",
     "Watch",
     "Watcher",
     "check_removable",
     "disk_usage",
+    "find_beginning",
     "follow",
+    "no_header",
     "open_directory",
     "open_for_reading",
     "open_for_trimming",

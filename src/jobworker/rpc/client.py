@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Self
 import grpc
 
 from jobworker.auth.tls import client_credentials
-from jobworker.rpc import channel
+from jobworker.rpc import channel, frames
 from jobworker.rpc.resume import FINISHED, GIVE_UP_AFTER, OutputProgress, Patience, problem_of
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from jobworker.rpc.v1 import jobworker_pb2_grpc
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 
+_OUTPUT: Final = f"/{pb.DESCRIPTOR.package}.JobWorkerService/Output"
 MAX_PAGE: Final = 1000
 """Jobs of one page of a listing that the server gives at most."""
 
@@ -51,6 +52,11 @@ class Client:
             options=channel.options(program),
         )
         self._stub = jobworker_pb2_grpc.JobWorkerServiceStub(self._channel)
+        self._output = self._channel.unary_stream(
+            _OUTPUT,
+            request_serializer=pb.OutputRequest.SerializeToString,
+            response_deserializer=frames.decode,
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -259,22 +265,32 @@ class Client:
         *,
         tail: bool = False,
         offset: int = 0,
+        last_bytes: int | None = None,
+        last_lines: int | None = None,
         stream: pb.OutputStream.ValueType = pb.OUTPUT_STREAM_UNSPECIFIED,
         give_up_after: float = GIVE_UP_AFTER,
         on_interrupted: Callable[[str], None] = lambda _problem: None,
-    ) -> AsyncGenerator[pb.OutputResponse, None]:
-        """Yield a job's output from byte `offset`; the last message carries `end`.
+    ) -> AsyncGenerator[frames.OutputMessage, None]:
+        """Yield a job's output; the last message carries `end`.
 
-        With `tail` it goes on until the job has finished. When the connection is lost the stream is
-        taken up where it was, so that every byte arrives exactly once. `on_interrupted` is called
-        with the problem, once for each interruption, if that takes longer than a second. After
-        `give_up_after` seconds without the server it raises OutputInterrupted.
+        It begins at byte `offset`, or with the last bytes or lines there are. With `tail` it goes
+        on until the job has finished. When the connection is lost the stream is taken up where it
+        was, so that every byte arrives exactly once; what a cap has dropped is missing, and
+        `message.gap` says how much. `on_interrupted` is called with the problem, once for each
+        interruption, if that takes longer than a second. After `give_up_after` seconds without the
+        server it raises OutputInterrupted. Leave it early with ``aclosing``: that ends the call.
         """
         progress = OutputProgress(
-            job_id, tail=tail, offset=offset, stream=stream, give_up_after=give_up_after
+            job_id,
+            tail=tail,
+            offset=offset,
+            last_bytes=last_bytes,
+            last_lines=last_lines,
+            stream=stream,
+            give_up_after=give_up_after,
         )
         while not progress.finished:
-            call = self._stub.Output(progress.request(time.monotonic()))
+            call = self._output(progress.request(time.monotonic()))
             failure: grpc.RpcError | None = None
             try:
                 async for message in call:
@@ -289,4 +305,6 @@ class Client:
                 delay = progress.lost(now, failure)
                 if progress.must_notify(now):
                     on_interrupted(problem_of(failure))
+                # Its traceback holds this frame, and the frame would hold it.
+                del failure
                 await asyncio.sleep(delay)

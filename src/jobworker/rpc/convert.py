@@ -310,3 +310,19 @@ def _timestamp(value: float) -> Timestamp:
     message = Timestamp()
     message.FromNanoseconds(round(value * 1e9))
     return message
+
+
+def last_of_output(request: pb.OutputRequest) -> dict[str, int]:
+    """Return how much of the output's end is asked for, ``last_bytes`` or ``last_lines``; or none.
+
+    Raises InvalidArgument if a request says twice where to begin.
+    """
+    asked = {
+        name: getattr(request, name)
+        for name in ("last_bytes", "last_lines")
+        if request.HasField(name)
+    }
+    given = [*(["offset"] if request.offset else []), *asked]
+    if len(given) > 1:
+        raise InvalidArgument(given[-1], f"cannot be combined with {given[0]}; give one of them")
+    return asked

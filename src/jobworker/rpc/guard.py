@@ -20,6 +20,7 @@ from jobworker.auth import tls
 from jobworker.auth.identity import Identity
 from jobworker.errors import InvalidArgument, JobWorkerError, ShuttingDown
 from jobworker.rpc.errors import ERROR_NAME, status_code
+from jobworker.rpc.streams import MAX_STREAMS_PER_USER, StreamPlaces
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -54,9 +55,19 @@ def caller() -> Identity:
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Lets calls in by the policy, and ends those that run when the server shuts down."""
+    """Lets calls in by the policy, and ends those that run when the server shuts down.
 
-    def __init__(self, policy: Policy, audit: Audit) -> None:
+    A user may have `max_streams_per_user` streams open at a time.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        audit: Audit,
+        *,
+        max_streams_per_user: int | None = MAX_STREAMS_PER_USER,
+    ) -> None:
+        self._places = StreamPlaces(max_streams_per_user)
         self._policy = policy
         self._audit = audit
         self._streams: set[asyncio.Task[Any]] = set()
@@ -83,7 +94,7 @@ class Guard(grpc.aio.ServerInterceptor):
         return make(
             wrap(getattr(handler, kind), method, parse or _as_it_is),
             request_deserializer=None if parse else handler.request_deserializer,
-            response_serializer=handler.response_serializer,
+            response_serializer=_unless_bytes(handler.response_serializer),
         )
 
     def _unary(
@@ -103,17 +114,22 @@ class Guard(grpc.aio.ServerInterceptor):
     ) -> Callable[..., Any]:
         async def call(request: Any, context: Any) -> None:
             async with self._admitted(method, context, self._streams):
-                # grpc.aio knows two kinds of streaming handlers: generators, and coroutines that
-                # write to the context themselves.
-                result = behaviour(_parsed(request, parse), context)
-                if hasattr(result, "__aiter__"):
-                    async with aclosing(result):
-                        async for message in result:
-                            await self._send(context, message)
-                else:
-                    await result
+                with self._places.taken(caller().common_name):
+                    await self._run(behaviour(_parsed(request, parse), context), context)
 
         return call
+
+    async def _run(self, result: Any, context: Any) -> None:
+        """Run a handler to its end: a generator, or a coroutine that writes to the context itself.
+
+        Those are the two kinds of streaming handlers that grpc.aio knows.
+        """
+        if not hasattr(result, "__aiter__"):
+            await result
+            return
+        async with aclosing(result):
+            async for message in result:
+                await self._send(context, message)
 
     async def _send(self, context: Any, message: Any) -> None:
         task = _current_task()
@@ -190,6 +206,15 @@ class Guard(grpc.aio.ServerInterceptor):
 
 def _as_it_is(request: Any) -> Any:
     return request
+
+
+def _unless_bytes(serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """Let what is bytes already through: it was encoded by who made it (`frames`)."""
+
+    def serialize_or_pass(message: Any) -> bytes:
+        return message if type(message) is bytes else serialize(message)
+
+    return serialize_or_pass
 
 
 def _parsed(request: Any, parse: Callable[[Any], Any]) -> Any:

@@ -11,13 +11,8 @@ from typing import TYPE_CHECKING, Final
 import grpc
 
 from jobworker.errors import Unavailable
-from jobworker.rpc.v1.jobworker_pb2 import (
-    OutputEnd,
-    OutputRequest,
-    OutputResponse,
-    OutputStream,
-    Status,
-)
+from jobworker.rpc.frames import OutputMessage
+from jobworker.rpc.v1.jobworker_pb2 import OutputEnd, OutputRequest, OutputStream, Status
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -30,6 +25,8 @@ NOTICE_AFTER: Final = 1.0
 
 FINISHED: Final = (Status.STATUS_STOPPED, Status.STATUS_EXITED, Status.STATUS_LOST)
 """The statuses of a job that has ended."""
+
+_UNFINISHED: Final = (Status.STATUS_PENDING, Status.STATUS_RUNNING)
 
 LONG_STREAM: Final = 10.0
 """Seconds after which a stream that brought nothing counts as progress: the job was quiet."""
@@ -125,7 +122,11 @@ class Patience:
 
 
 class OutputProgress(Patience):
-    """One client's way through one job's output, over as many streams as it takes."""
+    """One client's way through one job's output, over as many streams as it takes.
+
+    It begins at byte `offset`, or `last_bytes` or `last_lines` before the end; where that is, the
+    server says, and what is asked for after that is asked for by its offset.
+    """
 
     def __init__(
         self,
@@ -133,12 +134,16 @@ class OutputProgress(Patience):
         *,
         tail: bool = False,
         offset: int = 0,
+        last_bytes: int | None = None,
+        last_lines: int | None = None,
         stream: OutputStream.ValueType = OutputStream.OUTPUT_STREAM_UNSPECIFIED,
         give_up_after: float = GIVE_UP_AFTER,
     ) -> None:
         super().__init__(give_up_after)
         self._job_id = str(job_id)
         self._tail = tail
+        self._last_bytes = last_bytes
+        self._last_lines = last_lines
         self._stream = stream
         self.offset = offset
         """The offset of the next byte to deliver."""
@@ -149,33 +154,43 @@ class OutputProgress(Patience):
         """Return the request for exactly what is still missing; `now` is monotonic seconds."""
         self.asks(now)
         return OutputRequest(
-            job_id=self._job_id, tail=self._tail, offset=self.offset, stream=self._stream
+            job_id=self._job_id,
+            tail=self._tail,
+            offset=self.offset,
+            last_bytes=self._last_bytes,
+            last_lines=self._last_lines,
+            stream=self._stream,
         )
 
-    def accept(self, message: OutputResponse) -> OutputResponse | None:
+    def accept(self, message: OutputMessage) -> OutputMessage | None:
         """Take a message from the server and return what of it is new, or None.
 
-        A jump forwards is passed on: its bytes were dropped by a cap on the output.
+        What was delivered before is not delivered again. A jump forwards is passed on, with how
+        many bytes were dropped in `message.gap`.
         """
         self.answered()
-        known = self.offset - message.offset
-        output = message.output
-        if output:
-            if known < 0:
-                self.offset = message.offset
-                known = 0
-            output = output[known:]
-        if output:
-            self.offset += len(output)
+        if self._last_bytes is not None or self._last_lines is not None:
+            # The first message says where the stream begins; one without output says nothing else.
+            self.offset = message.offset
+            self._last_bytes = self._last_lines = None
+        view = message.view
+        gap = message.offset - self.offset
+        if gap < 0:
+            view = view[-gap:]
+            gap = 0
+        if gap and (view or message.end.status.status in _UNFINISHED):
+            self.offset = message.offset
+        if view:
+            self.offset += len(view)
             self.gets_ahead()
-        self.finished = message.HasField("end") and self._is_true(message.end)
-        if message.HasField("end") != self.finished or (known and message.output):
-            message = OutputResponse(
-                output=output,
-                offset=self.offset - len(output),
-                end=message.end if self.finished else None,
-            )
-        return message if output or self.finished else None
+        self.finished = message.has_end and self._is_true(message.end)
+        if not view and not self.finished:
+            return None
+        if message.has_end == self.finished and len(view) == len(message.view):
+            message.gap = gap
+            return message
+        end = message.end if self.finished else None
+        return OutputMessage(self.offset - len(view), view, end, gap=gap)
 
     def _is_true(self, end: OutputEnd) -> bool:
         # An end before the last byte of a finished job is none: the rest is asked for again.

@@ -10,7 +10,7 @@ from jobworker import steps
 from jobworker.errors import InvalidArgument
 from jobworker.job.stats import DEFAULT_INTERVAL
 from jobworker.output import Stream
-from jobworker.rpc import convert
+from jobworker.rpc import convert, frames
 from jobworker.rpc.guard import caller
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from jobworker.rpc.v1 import jobworker_pb2_grpc as pb_grpc
@@ -108,13 +108,22 @@ class JobWorker(pb_grpc.JobWorkerServiceServicer):
 
     async def Output(  # noqa: N802
         self, request: pb.OutputRequest, _context: Any
-    ) -> AsyncIterator[pb.OutputResponse]:
-        """Stream a job's output, and close the stream with `end`."""
+    ) -> AsyncIterator[Any]:
+        """Stream a job's output, as frames (see `frames`), and close the stream with `end`."""
+        last = convert.last_of_output(request)
         found = await self._jobs.fetch_job(request.job_id)
         wanted = _stream(request.stream)
-        with found.stream_output(request.offset, tail=request.tail, stream=wanted) as stream:
+        offset = request.offset
+        if last:
+            offset = await found.beginning(**last, stream=wanted)
+            # Without output it says where the stream begins: a client that loses it before the
+            # first byte comes must not ask for the last lines of another moment.
+            yield frames.header(offset, 0)
+        with found.stream_output(
+            offset, tail=request.tail, stream=wanted, header=frames.header
+        ) as stream:
             async for chunk in stream:
-                yield pb.OutputResponse(output=chunk.data, offset=chunk.offset)
+                yield chunk.data
             end = stream.end()
         message = pb.OutputEnd(status=convert.status_detail(end.status), size=end.size)
         yield pb.OutputResponse(offset=end.offset, end=message)

@@ -13,6 +13,7 @@ import re
 import select
 import signal
 import sys
+import time
 
 from jobworker import steps
 
@@ -28,17 +29,25 @@ _PATIENCE = 10_000
 
 
 def order(
-    orders: Path, step: str, *victims: str, run_dir: Path, server: int | None = None, count: int = 1
+    orders: Path,
+    step: str,
+    *victims: str,
+    run_dir: Path,
+    server: int | None = None,
+    count: int = 1,
+    after: Path | None = None,
 ) -> None:
     """Have SERVER, SHIM or both killed when `step` is reached for the `count`-th time from now.
 
     `server` is the server's process, which must not be reaped before; the server itself needs not
-    to be told. The shim is found by what it says in `run_dir`.
+    to be told. The shim is found by what it says in `run_dir`. Whoever reaches the step waits there
+    until there is something in the file `after`.
     """
     if step not in steps.TABLE:
         raise ValueError(f"there is no step {step!r}")
     order = {"step": step, "victims": victims, "server": server, "count": count}
-    _write(str(orders), {**order, "run_dir": str(run_dir)})
+    where = {"run_dir": str(run_dir), "after": None if after is None else str(after)}
+    _write(str(orders), {**order, **where})
 
 
 def listen(orders: str) -> None:
@@ -64,6 +73,8 @@ def _look(orders: str, name: str) -> None:
 def _carry_out(order: dict[str, Any], here: str) -> None:
     """Kill the other process first, and wait until it is gone; then this one."""
     victims = order["victims"]
+    if order["after"] is not None:
+        _wait_for_content(order["after"])
     if SERVER in victims and here != SERVER:
         _kill(order["server"])
     if SHIM in victims and here == "child":
@@ -72,6 +83,12 @@ def _carry_out(order: dict[str, Any], here: str) -> None:
         _kill_shim(order["run_dir"])
     if here in victims:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _wait_for_content(path: str) -> None:
+    deadline = time.monotonic() + _PATIENCE / 1000
+    while time.monotonic() < deadline and not os.stat(path).st_size:  # noqa: PTH116 - as above
+        time.sleep(0.002)
 
 
 def _kill_shim(run_dir: str) -> None:

@@ -313,6 +313,9 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
         self, job: ScriptedJob, request: pb.OutputRequest
     ) -> AsyncIterator[pb.OutputResponse]:
         offset = request.offset
+        if request.HasField("last_bytes") or request.HasField("last_lines"):
+            offset = _beginning(job.written(request.stream), job.dropped, request)
+            yield pb.OutputResponse(offset=offset)
         while True:
             finished = job.finished
             output = job.written(request.stream)
@@ -343,6 +346,16 @@ class ScriptedService(pb_grpc.JobWorkerServiceServicer):
                 Refusal(grpc.StatusCode.NOT_FOUND, f"no job has the id {job_id}"), context
             )
         return self.jobs[job_id]
+
+
+def _beginning(output: bytes, dropped: int, request: pb.OutputRequest) -> int:
+    """Return where the last bytes or lines of an output begin."""
+    if request.HasField("last_bytes"):
+        return max(dropped, len(output) - request.last_bytes)
+    kept = output[dropped:]
+    lines = kept.removesuffix(b"\n").split(b"\n") if kept else []
+    before = lines[: max(0, len(lines) - request.last_lines)]
+    return min(len(output), dropped + sum(len(line) + 1 for line in before))
 
 
 def _matches(job: pb.Job, request: pb.ListRequest) -> bool:

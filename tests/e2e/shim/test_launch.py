@@ -53,9 +53,9 @@ async def test_pid_start_time_and_pidfd_are_those_of_the_main_process(
 ) -> None:
     for _ in range(20):
         job = await sleeper(host, any_client)
-        pid, start_time, _, pidfd = job.launched
+        pid, pidfd = job.launched.pid, job.launched.pidfd
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        assert int(fields[19]) == start_time
+        assert int(fields[19]) == job.launched.start_time
         assert f"Pid:\t{pid}\n" in Path(f"/proc/self/fdinfo/{pidfd}").read_text()
 
 

@@ -255,7 +255,14 @@ async def test_shim_loads_neither_asyncio_nor_the_server(host: Host) -> None:
     loaded = set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
     assert not loaded & {"asyncio", "subprocess", "pathlib", "logging", "grpc", "threading"}
     ours = {name for name in loaded if name.startswith("jobworker.")}
-    assert {name.split(".")[1] for name in ours} == {"cgroups", "errors", "lazy", "shim"}
+    assert {name.split(".")[1] for name in ours} == {
+        "cgroups",
+        "errors",
+        "holes",
+        "lazy",
+        "shim",
+        "steps",
+    }
 
 
 @pytest.mark.parametrize("put", [lambda _: None, Path.touch])

@@ -309,7 +309,7 @@ class TestChunks:
             sizes = [len(chunk.data) async for chunk in chunks]
         for other in others:
             other.close()
-        assert max(sizes) == CHUNK_BUDGET // 257
+        assert CHUNK_BUDGET // 257 >= max(sizes) > CHUNK_BUDGET // 257 // 2
 
     async def test_let_other_tasks_run(self, big):
         turns = 0

@@ -333,6 +333,41 @@ async def test_a_stream_that_ends_without_an_end_is_never_a_short_output(serve, 
             await read(client, job.job.id, give_up_after=0.1)
 
 
+async def test_bytes_that_are_left_out_are_shown_as_a_gap(serve, service, connect):
+    listener = await serve(service)
+    job = service.add(OUTPUT)
+
+    def skip(message: pb.OutputResponse) -> pb.OutputResponse:
+        if message.offset == 50_000:
+            message.offset += 1000
+            message.output = message.output[1000:]
+        return message
+
+    service.rewrite = skip
+    async with connect(listener.url) as client:
+        messages = [message async for message in client.output(job.job.id)]
+    assert [(m.offset, m.gap) for m in messages if m.gap] == [(51_000, 1000)]
+    assert b"".join(m.output for m in messages) == OUTPUT[:50_000] + OUTPUT[51_000:]
+
+
+@pytest.mark.parametrize(
+    "asked", [{"last_bytes": 150_000}, {"last_lines": OUTPUT[-150_000:].count(b"\n")}]
+)
+async def test_the_last_of_the_output_is_taken_up_by_its_offset(serve, service, connect, asked):
+    listener = await serve(service)
+    job = service.add(OUTPUT)
+    service.refusals["Output"] = [Refusal(grpc.StatusCode.UNAVAILABLE, "cut", after=4)]
+    async with connect(listener.url) as client:
+        messages = [message async for message in client.output(job.job.id, **asked)]
+    expected = OUTPUT[messages[0].offset :]
+    assert 149_000 < len(expected) < 151_000
+    assert b"".join(m.output for m in messages) == expected
+    again = service.requests[-1]
+    assert again.offset == messages[0].offset + 30_000
+    assert not again.HasField("last_bytes")
+    assert not again.HasField("last_lines")
+
+
 async def test_bytes_that_a_cap_has_dropped_show_in_the_offsets(serve, service, connect):
     listener = await serve(service)
     job = service.add(OUTPUT)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from contextlib import AsyncExitStack, aclosing
 from types import SimpleNamespace
 
 import grpc
@@ -12,11 +13,14 @@ from jobworker.auth import certs, tls
 from jobworker.auth.audit import Audit
 from jobworker.auth.policy import Policy
 from jobworker.errors import JobNotFound
+from jobworker.rpc import keepalive
 from jobworker.rpc.client import Client
 from jobworker.rpc.errors import error_name
 from jobworker.rpc.guard import Guard, caller
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from jobworker.rpc.v1 import jobworker_pb2_grpc as pb_grpc
+from tests.support.proxy import Proxy
+from tests.support.waiting import until
 
 
 class Servicer(pb_grpc.JobWorkerServiceServicer):
@@ -69,9 +73,10 @@ def directory(tmp_path_factory):
 @pytest.fixture
 async def server(directory, tmp_path):
     audit = Audit.open(tmp_path / "audit.log")
-    guard = Guard(Policy(), audit)
+    guard = Guard(Policy(), audit, max_streams_per_user=3)
     servicer = Servicer()
-    server = grpc.aio.server(interceptors=[guard])
+    options = keepalive.server_options(time=1, timeout=5)
+    server = grpc.aio.server(interceptors=[guard], options=options)
     pb_grpc.add_JobWorkerServiceServicer_to_server(servicer, server)
     credentials = tls.server_credentials(
         directory / "jobworker.crt", directory / "jobworker.key", directory / "ca.crt"
@@ -79,9 +84,9 @@ async def server(directory, tmp_path):
     port = server.add_secure_port("localhost:0", credentials)
     await server.start()
 
-    def client(user):
+    def client(user, address=f"localhost:{port}"):
         return Client(
-            f"localhost:{port}",
+            address,
             cert=directory / f"{user}.crt",
             key=directory / f"{user}.key",
             ca=directory / "ca.crt",
@@ -90,7 +95,9 @@ async def server(directory, tmp_path):
     def lines():
         return [json.loads(line) for line in (tmp_path / "audit.log").read_text().splitlines()]
 
-    yield SimpleNamespace(client=client, guard=guard, servicer=servicer, audit=lines)
+    yield SimpleNamespace(
+        address=f"localhost:{port}", client=client, guard=guard, servicer=servicer, audit=lines
+    )
     await server.stop(None)
     audit.close()
 
@@ -278,3 +285,38 @@ async def test_a_stream_that_the_client_leaves_is_closed(server):
         await anext(stream)
         await stream.aclose()
         await asyncio.wait_for(server.servicer.output_ended.wait(), 5)
+
+
+async def test_a_client_that_falls_silent_is_dropped(server):
+    async with (
+        Proxy(server.address) as proxy,
+        server.client("user_alpha", proxy.address) as alpha,
+        aclosing(alpha.output("j", tail=True)) as stream,
+    ):
+        await anext(stream)
+        proxy.fall_silent()
+        await asyncio.wait_for(server.servicer.output_ended.wait(), 60)
+
+
+async def test_a_user_may_have_so_many_streams_and_others_have_theirs(server):
+    async with server.client("user_alpha") as alpha, server.client("user_bravo") as bravo:
+        async with AsyncExitStack() as stack:
+            for client in (alpha, alpha, alpha, bravo):
+                stream = await stack.enter_async_context(aclosing(client.output("j", tail=True)))
+                await anext(stream)
+            code, details = await code_of(anext(alpha.output("j", tail=True)))
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "user_alpha has 3 open" in details
+            assert "--max-streams-per-user" in details
+            assert (await alpha.start(pb.StartRequest())).job_id == "j", (
+                "other calls are no streams"
+            )
+
+        async def gets_one():
+            async with aclosing(alpha.output("j", tail=True)) as stream:
+                try:
+                    return (await anext(stream)).output == b"first"
+                except grpc.aio.AioRpcError:
+                    return False
+
+        await until(gets_one, "streams that were left gave their places back")

@@ -6,6 +6,7 @@ from grpc.aio import AioRpcError, Metadata
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobworker.rpc.frames import OutputMessage
 from jobworker.rpc.resume import (
     LAST_DELAY,
     LONG_STREAM,
@@ -30,12 +31,12 @@ UNREACHABLE = failure(
 )
 
 
-def data(offset: int, output: bytes) -> pb.OutputResponse:
-    return pb.OutputResponse(offset=offset, output=output)
+def data(offset: int, output: bytes, end: pb.OutputEnd | None = None) -> OutputMessage:
+    return OutputMessage(offset, memoryview(output), end)
 
 
-def end(size: int, status: pb.StatusDetail = EXITED) -> pb.OutputResponse:
-    return pb.OutputResponse(offset=size, end=pb.OutputEnd(status=status, size=size))
+def end(size: int, status: pb.StatusDetail = EXITED) -> OutputMessage:
+    return data(size, b"", pb.OutputEnd(status=status, size=size))
 
 
 @st.composite
@@ -73,6 +74,54 @@ def test_every_byte_arrives_once_whatever_is_cut_off_or_repeated(case):
     assert received == output[start:]
 
 
+def test_a_jump_forwards_is_passed_on_with_what_was_dropped():
+    progress = OutputProgress("id")
+    assert progress.accept(data(0, b"ab")).gap == 0
+    news = progress.accept(data(5, b"x"))
+    assert (news.offset, news.output, news.gap) == (5, b"x", 3)
+    assert progress.offset == 6
+
+
+def test_a_stream_that_is_taken_up_again_behind_a_jump_shows_it_too():
+    progress = OutputProgress("id")
+    progress.accept(data(0, b"ab"))
+    progress.lost(0, LOST)
+    assert progress.request(0).offset == 2
+    assert progress.accept(data(7, b"x")).gap == 5
+
+
+def test_what_was_dropped_at_the_end_of_what_a_running_job_has_written_is_shown_with_the_end():
+    progress = OutputProgress("id")
+    progress.accept(data(0, b"ab"))
+    news = progress.accept(end(9, RUNNING))
+    assert (news.gap, progress.finished, progress.offset) == (7, True, 9)
+
+
+def test_bytes_that_were_delivered_are_not_delivered_again():
+    progress = OutputProgress("id")
+    progress.accept(data(0, b"abc"))
+    assert progress.accept(data(1, b"bc")) is None
+    news = progress.accept(data(1, b"bcd"))
+    assert (news.offset, news.output, news.gap) == (3, b"d", 0)
+
+
+@pytest.mark.parametrize("last", [{"last_bytes": 5}, {"last_lines": 5}])
+def test_where_the_last_of_the_output_begins_the_server_says_and_the_rest_goes_by_offset(last):
+    progress = OutputProgress("id", tail=True, **last)
+    assert progress.request(0) == pb.OutputRequest(job_id="id", tail=True, **last)
+    assert progress.accept(data(40, b"")) is None
+    assert progress.request(0) == pb.OutputRequest(job_id="id", tail=True, offset=40)
+    news = progress.accept(data(40, b"ab"))
+    assert (news.gap, progress.offset) == (0, 42)
+
+
+def test_the_last_of_the_output_is_asked_for_again_until_the_server_has_said_where_that_is():
+    progress = OutputProgress("id", last_lines=0)
+    assert progress.request(0).HasField("last_lines")
+    progress.lost(0)
+    assert progress.request(0).HasField("last_lines")
+
+
 def test_a_jump_forwards_is_passed_on_and_not_asked_for_again():
     progress = OutputProgress("id")
     progress.accept(data(0, b"ab"))
@@ -91,8 +140,7 @@ def test_the_stream_that_is_read_is_asked_for_again():
 
 def test_output_and_end_may_share_a_message():
     progress = OutputProgress("id")
-    message = data(0, b"ab")
-    message.end.CopyFrom(pb.OutputEnd(status=EXITED, size=2))
+    message = data(0, b"ab", pb.OutputEnd(status=EXITED, size=2))
     assert progress.accept(message) == message
     assert progress.finished
 
@@ -108,8 +156,7 @@ def test_an_end_before_the_last_byte_of_a_finished_job_is_none():
 
 def test_the_bytes_beside_such_an_end_are_delivered_without_it():
     progress = OutputProgress("id")
-    message = data(0, b"ab")
-    message.end.CopyFrom(pb.OutputEnd(status=EXITED, size=3))
+    message = data(0, b"ab", pb.OutputEnd(status=EXITED, size=3))
     assert progress.accept(message) == data(0, b"ab")
 
 
@@ -127,7 +174,7 @@ def test_an_offset_beyond_the_output_is_at_the_end_at_once():
 
 
 def test_empty_messages_are_not_passed_on():
-    assert OutputProgress("id").accept(pb.OutputResponse()) is None
+    assert OutputProgress("id").accept(data(0, b"")) is None
 
 
 def test_the_request_carries_what_was_asked_for():
