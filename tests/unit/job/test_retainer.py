@@ -23,8 +23,8 @@ from jobworker.errors import (
 )
 from jobworker.job import JobSpec, Service, State, retainer
 from jobworker.job import removal as removing
-from jobworker.job.places import RunningLimits
 from jobworker.job.retention import KEEP_ALL, Retention
+from jobworker.job.slots import RunningLimits
 from jobworker.testing.cgroupfs import FakeCgroupTree
 from jobworker.testing.shim import FakeShim
 
@@ -322,7 +322,7 @@ async def test_a_retry_of_a_running_job_is_never_refused(host):
             await service.start_job(TRUE, owner="alpha")
 
 
-async def test_a_start_that_fails_gives_its_place_back(host):
+async def test_a_start_that_fails_gives_its_slot_back(host):
     async with host.service(total=1) as service:
         host.shim.refusal = CommandNotFound("no")
         with pytest.raises(CommandNotFound):
@@ -330,7 +330,7 @@ async def test_a_start_that_fails_gives_its_place_back(host):
         await service.start_job(TRUE)
 
 
-async def test_a_start_that_cannot_be_recorded_takes_no_place(host, monkeypatch):
+async def test_a_start_that_cannot_be_recorded_takes_no_slot(host, monkeypatch):
     async with host.service(total=1) as service:
         with monkeypatch.context() as patch:
             patch.setattr(service._store, "write", failing(ResourceExhausted("disk full")))
@@ -346,7 +346,7 @@ def failing(error):
     return fail
 
 
-async def test_a_job_that_has_ended_gives_its_place_to_who_waited_for_it(host):
+async def test_a_job_that_has_ended_gives_its_slot_to_who_waited_for_it(host):
     async with host.service(per_user=1) as service:
         job = await service.start_job(TRUE, owner="alpha")
         await service.start_job(TRUE, owner="bravo")
