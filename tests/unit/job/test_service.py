@@ -5,14 +5,12 @@ import contextlib
 import errno
 import os
 import signal
-import sqlite3
 import subprocess
 from dataclasses import replace
 
 import pytest
 
 from jobworker.cgroups import MAX, Limits
-from jobworker.cgroups.devices import Devices
 from jobworker.errors import (
     CommandNotFound,
     FailedPrecondition,
@@ -25,41 +23,18 @@ from jobworker.errors import (
     ShuttingDown,
     Unavailable,
 )
-from jobworker.job import JobSpec, Reason, Service, State, StopPolicy, processes
+from jobworker.job import JobSpec, Reason, State, StopPolicy, processes
 from jobworker.shim import record as exit_records
 from jobworker.shim.note import EndNote, write_note
 from jobworker.shim.proc import KEEPER_NAME, Stat
-from jobworker.testing.cgroupfs import FakeCgroupTree
 from jobworker.testing.shim import FakeShim
+from tests.support.fake_host import FakeHost
 
 TRUE = JobSpec(command="true")
 
 
-class Host:
-    """The places, the fakes, and a service on them."""
-
-    def __init__(self, directory, shim):
-        self.directory = directory
-        self.log_dir = directory / "log"
-        self.shim = shim
-        self.tree = FakeCgroupTree()
-        self.changes = []
-
-    def service(self, **settings):
-        return Service(
-            log_dir=self.log_dir,
-            state_dir=self.directory / "state",
-            run_dir=self.directory / "run",
-            on_change=lambda change: self.changes.append(
-                (change.event, change.job.id, change.user)
-            ),
-            cgroups_service=self.tree.service(devices=Devices(self.directory / "sys")),
-            connect=self.shim.connect,
-            **settings,
-        )
-
-    def on_change(self, change):
-        self.changes.append((change.event, change.job.id, change.user))
+class Host(FakeHost):
+    """A host, and what is left there of jobs."""
 
     def left_behind(self):
         jobs = [name for name in self.tree.cgroups() if name.count("/") > 0]
@@ -68,12 +43,6 @@ class Host:
     def write_exit_record(self, job_id, **how):
         with contextlib.closing(_Directory(self.log_dir / job_id)) as directory:
             exit_records.write_exit_record(directory.fd, self.shim.record(job_id, **how))
-
-    def registry(self, statement, *values):
-        with sqlite3.connect(self.directory / "state" / "jobs.db") as registry:
-            rows = registry.execute(statement, values).fetchall()
-        registry.close()
-        return rows
 
 
 class _Directory:
