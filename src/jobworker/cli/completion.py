@@ -11,6 +11,15 @@ from jobworker.program import write
 SHELLS = ("bash", "zsh", "fish")
 
 
+class _Shell(click.Choice[str]):
+    """One of the shells. If it is missing, the metavar in the message names them all."""
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
+        """Add nothing: click's list has a line for each, and messages here are one line."""
+        del param, ctx
+        return ""
+
+
 @click.command(
     cls=SectionedCommand,
     short_help="Completion for your shell",
@@ -21,7 +30,7 @@ zsh, in ~/.zshrc:    eval "$(jobworker-cli completion zsh)"
 fish, in ~/.config/fish/config.fish:  jobworker-cli completion fish | source
 """,
 )
-@click.argument("shell", type=click.Choice(SHELLS), metavar="bash|zsh|fish")
+@click.argument("shell", type=_Shell(SHELLS), metavar="bash|zsh|fish")
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> None:
     """Print the script that lets a shell complete commands and flags."""

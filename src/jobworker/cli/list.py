@@ -160,9 +160,7 @@ def command(
         for line in table.end():
             write(line)
     if truncated:
-        click.echo(
-            f"jobworker-cli: there are more than {most} such jobs; --all lists them", err=True
-        )
+        click.echo(f"jobworker-cli: there are more than {most} of them; --all lists them", err=True)
 
 
 def _consistent(labels: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:

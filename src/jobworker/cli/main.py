@@ -31,7 +31,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "status": "Fetch a job's status",
     "list": "List jobs",
     "output": "Fetch a job's output",
-    "stats": "Watch what a job uses",
+    "stats": "Show what a job uses",
     "watch": "Watch what happens to jobs",
     "update": "Change a running job's limits",
     "pause": "Pause a job",

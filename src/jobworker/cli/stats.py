@@ -39,7 +39,7 @@ def _interval(text: str) -> Fraction:
 
 @click.command(
     cls=SectionedCommand,
-    short_help="Watch what a job uses",
+    short_help="Show what a job uses",
     options_metavar="[FLAGS]",
     epilog="""\b
 Examples:

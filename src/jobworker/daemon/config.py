@@ -102,7 +102,8 @@ def _check(content: Mapping[str, Any]) -> None:
         elif key in _QUANTITIES and type(value) is int:
             continue  # As what is written bare on a command line.
         elif not isinstance(value, str) or not value:
-            raise ValueError(f"{key} must be a string that is not empty")
+            kinds = "a whole number or a string" if key in _QUANTITIES else "a string"
+            raise ValueError(f"{key} must be {kinds} that is not empty")
 
 
 def _check_users(users: object) -> None:

@@ -90,10 +90,10 @@ class Position:
         """Read a resume token. Raises InvalidArgument if it is none."""
         match = _TOKEN.fullmatch(token)
         if match is None:
-            raise InvalidArgument("resume_token", "is not one that a Watch has sent")
+            raise InvalidArgument("resume_token", "this is not a token that a watch has given")
         position = cls(match["registry"], int(match["sequence"], 16), int(match["check"], 16))
         if max(position.sequence, position.check) > LARGEST:
-            raise InvalidArgument("resume_token", "is not one that a Watch has sent")
+            raise InvalidArgument("resume_token", "this is not a token that a watch has given")
         return position
 
 

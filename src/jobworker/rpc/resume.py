@@ -40,6 +40,7 @@ _NEVER_CONNECTED: Final = (
     "errors resolving",
     "DNS resolution failed",
 )
+_REASON_AFTER: Final = "Failed to connect to remote host: "
 
 
 class StreamInterrupted(Unavailable):
@@ -205,7 +206,9 @@ def problem_of(error: grpc.RpcError | None) -> str:
     """Return what ended a stream, in words; None means that it just ended."""
     if error is None:
         return "the stream ended early"
-    return error.details() or "the connection was lost"
+    details = error.details() or "the connection was lost"
+    # What gRPC's core says before it (every address it tried) helps nobody to decide to wait on.
+    return details.rpartition(_REASON_AFTER)[2] if never_connected(error) else details
 
 
 def never_connected(error: grpc.RpcError) -> bool:

@@ -110,7 +110,7 @@ def test_no_command_is_wrong_usage_and_shows_the_help(run_here):
         (["logs", "x"], "did you mean output?"),
         (["kill", "x"], "did you mean signal, or stop?"),
         (["ps"], "did you mean list?"),
-        (["completion"], "bash|zsh|fish"),
+        (["completion"], "Missing argument 'bash|zsh|fish'.\nTry"),
         (["help", "nope"], "there is no command 'nope'"),
         (["--nope", "status", "x"], "--nope"),
         (["status"], "JOB_ID"),

@@ -46,7 +46,7 @@ def test_a_token_comes_back_as_the_position_it_was_made_of(registry, sequence, c
     ],
 )
 def test_what_is_no_token_is_refused_by_the_name_of_its_field(token):
-    with pytest.raises(InvalidArgument, match="resume_token: is not one") as refusal:
+    with pytest.raises(InvalidArgument, match="resume_token: this is not a token") as refusal:
         Position.parse(token)
     assert refusal.value.field == "resume_token"
 

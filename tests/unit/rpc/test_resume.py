@@ -14,6 +14,7 @@ from jobworker.rpc.resume import (
     OutputInterrupted,
     OutputProgress,
     never_connected,
+    problem_of,
 )
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 
@@ -276,6 +277,14 @@ def test_a_long_wait_for_a_connection_does_not():
 )
 def test_gRPC_says_in_words_that_there_was_no_connection(details):
     assert never_connected(failure(grpc.StatusCode.UNAVAILABLE, details))
+
+
+def test_what_kept_a_connection_from_being_made_is_said_without_the_addresses():
+    details = (
+        "failed to connect to all addresses; last error: UNKNOWN: ipv6:%5B::1%5D:1: "
+        "Failed to connect to remote host: Connection refused"
+    )
+    assert problem_of(failure(grpc.StatusCode.UNAVAILABLE, details)) == "Connection refused"
 
 
 def test_a_connection_that_broke_was_one():
