@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jobworker.auth.policy import Policy
-    from jobworker.job.places import RunningLimits
     from jobworker.job.retention import Retention
+    from jobworker.job.slots import RunningLimits
 
 log = logging.getLogger(__name__)
 
