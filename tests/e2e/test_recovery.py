@@ -251,7 +251,7 @@ async def test_a_time_limit_of_an_orphan_is_kept_by_the_next_server(server):
     running = server()
     async with running.client() as client:
         request = sh("trap '' TERM; sleep 1000")
-        request.timeout.FromMilliseconds(300)
+        request.timeout.FromSeconds(3)  # Server and shim have to be killed before.
         request.stop.grace.FromMilliseconds(300)
         job_id = (await client.start(request)).job_id
         await asyncio.to_thread(running.kill)
