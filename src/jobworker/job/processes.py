@@ -26,6 +26,8 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _POLL: Final = 0.01
 _SETTLING_PATIENCE: Final = 5.0
 """Seconds that a keeper may take to note what it inherits."""
+_LOOK_AGAIN: Final = 0.5
+"""Seconds between two looks at a cgroup of which the kernel says nothing."""
 
 
 def boot_id() -> str:
@@ -129,8 +131,11 @@ async def wait_frozen(cgroup: Cgroup, *, frozen: bool) -> None:
 async def _wait_for_events(cgroup: Cgroup, holds: Callable[[dict[str, int]], bool]) -> None:
     """Return once cgroup.events says what is waited for, or the cgroup is gone.
 
-    The kernel announces each change of it by POLLPRI (cgroup-v2.rst). An epoll instance is itself
-    readable when what it watches is ready, which asyncio can wait for.
+    The kernel announces each change of it by POLLPRI (cgroup-v2.rst), but not oftener than every 10
+    ms: the last one is lost if the cgroup is removed before its turn (kernel/cgroup/cgroup.c,
+    cgroup_file_notify), as a shim does with that of a short job. So it is also looked at now and
+    then. An epoll instance is itself readable when what it watches is ready, which asyncio can wait
+    for.
     """
     with contextlib.suppress(FileNotFoundError):
         events = cgroup.open_events()
@@ -138,7 +143,9 @@ async def _wait_for_events(cgroup: Cgroup, holds: Callable[[dict[str, int]], boo
             with select.epoll() as poll:
                 poll.register(events, select.EPOLLPRI)
                 while not holds(cgroup.events(events)):
-                    await wait_readable(poll.fileno())
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOK_AGAIN):
+                            await wait_readable(poll.fileno())
                     poll.poll(0)
         finally:
             os.close(events)
