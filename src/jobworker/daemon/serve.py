@@ -44,6 +44,9 @@ _PATIENCE: Final = 5.0
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.so_reuseport", 0),
+    # What each stream may hold besides the chunk that is being sent; by default 64 KiB, which a
+    # thousand clients that do not read would have the server keep.
+    ("grpc.http2.write_buffer_size", 1),
     *keepalive.server_options(),
 )
 
