@@ -173,6 +173,6 @@ async def test_what_was_dropped_does_not_count_as_taken(growing: Growing) -> Non
     growing.write(150 * CAP)
     growing.end()
     with growing.follow(cap=cap) as chunks:
-        first = await anext(chunks)
+        first, second = await anext(chunks), await anext(chunks)
     assert first.offset == 50 * CAP
-    assert len(first.data) <= MIN_CHUNK
+    assert max(len(first.data), len(second.data)) <= MIN_CHUNK
