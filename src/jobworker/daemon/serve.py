@@ -50,6 +50,9 @@ _OPTIONS: Final = (
     # those of as many followers or waiters that come back at once when the server is there again.
     ("grpc.server.max_pending_requests", _MAX_PENDING),
     ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
+    # What each stream may hold besides the chunk that is being sent; by default 64 KiB, which a
+    # thousand clients that do not read would have the server keep.
+    ("grpc.http2.write_buffer_size", 1),
     *keepalive.server_options(),
 )
 
