@@ -441,15 +441,39 @@ async def test_ctrl_c_detaches_run_and_says_how_to_go_on(cli, service):
     assert not job.finished
 
 
-async def test_a_run_whose_reader_is_gone_says_that_the_job_goes_on(cli, service):
+async def test_a_run_whose_reader_is_gone_stops_the_job_and_says_so(cli, service):
     process = await cli.start("run", "x")
     job = await started_job(service)
     process.stdout._transport.close()
     await job.write(OUTPUT)
     await asyncio.wait_for(process.wait(), 30)
     assert process.returncode == 141
-    assert f"jobworker-cli stop {job.job.id}".encode() in await process.stderr.read()
-    assert not job.finished
+    assert f"stopping job {job.job.id}".encode() in await process.stderr.read()
+    assert service.requests[-1] == pb.StopRequest(job_id=job.job.id), "as the job's own policy says"
+
+
+async def test_a_run_whose_reader_is_gone_stops_the_job_also_if_nobody_reads_messages(cli, service):
+    reading, writing = os.pipe()
+    process = await cli.start("run", "x", stdout=writing, stderr=writing)
+    os.close(writing)
+    job = await started_job(service)
+    os.close(reading)
+    await job.write(OUTPUT)
+    await asyncio.wait_for(process.wait(), 30)
+    assert process.returncode == 141
+    assert job.finished
+
+
+async def test_a_run_that_cannot_stop_the_job_says_so_and_is_125(cli, service):
+    process = await cli.start("run", "x")
+    job = await started_job(service)
+    service.refusals["Stop"] = [Refusal(grpc.StatusCode.INTERNAL, "it is broken")]
+    process.stdout._transport.close()
+    await job.write(OUTPUT)
+    await asyncio.wait_for(process.wait(), 30)
+    assert process.returncode == 125
+    said = await process.stderr.read()
+    assert f"cannot stop job {job.job.id}: the server failed: it is broken".encode() in said
 
 
 async def test_a_run_whose_output_cannot_be_written_is_125(cli, service, full):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
@@ -165,7 +166,8 @@ def main() -> NoReturn:
     if "_JOBWORKER_CLI_COMPLETE" in os.environ:
         cli.main(prog_name=PROGRAM)
     status = run(sys.argv[1:])
-    sys.stderr.flush()
+    with suppress(OSError):  # What nobody reads does not change how we end.
+        sys.stderr.flush()
     # Taking the interpreter apart would cost as much time as a call, and nothing is left to do:
     # the channel is closed and what was printed is flushed.
     os._exit(status)
