@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -11,7 +12,7 @@ import click
 import grpc
 
 from jobworker.auth.files import FileMissing
-from jobworker.cli.context import Connection, resolve
+from jobworker.cli.context import Connection, config_path, resolve
 from jobworker.cli.failure import explain
 from jobworker.cli.session import Failure
 from jobworker.errors import ConfigError
@@ -143,7 +144,8 @@ def connection_of(session: Session) -> Connection:
     except ConfigError as error:
         raise click.UsageError(str(error), _program()) from error
     except ValueError as error:
-        raise click.UsageError(f"--url: {error}", _program()) from error
+        where = "--url (or JOBWORKER_URL)" if session.url else f"url in {config_path(os.environ)}"
+        raise click.UsageError(f"{where}: {error}", _program()) from error
     return connection
 
 
