@@ -365,6 +365,23 @@ async def started_job(service: ScriptedService) -> Any:
     return job
 
 
+@pytest.mark.parametrize("command", [("wait",), ("stats", "--follow")])
+async def test_ctrl_c_on_what_follows_a_job_says_that_it_goes_on_and_how_to_come_back(
+    cli, service, command
+):
+    job_id = service.add(status=RUNNING).job.id
+    process = await cli.start(*command, job_id)
+    async with asyncio.timeout(20):
+        while not service.requests:
+            await asyncio.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    result = await finish(process)
+    assert result.status == 130
+    assert result.stderr.startswith("jobworker-cli: interrupted; ")
+    assert "goes on" in result.stderr
+    assert f": jobworker-cli {' '.join(command)} {job_id} " in result.stderr
+
+
 # run
 
 
@@ -859,6 +876,13 @@ async def test_ctrl_c_is_heard_while_nobody_reads_the_output(cli, service):
     assert f"--offset {len(written)} " in result.stderr, "what was written of a message counts"
 
 
+async def test_an_offset_beyond_the_end_is_said_to_be(cli, service):
+    job_id = service.add(b"one").job.id
+    said = "jobworker-cli: the output has only 3 bytes; byte 4 is beyond its end\n"
+    assert await cli("output", "--since-offset", "4", job_id) == Result(0, b"", said)
+    assert await cli("output", "--since-offset", "3", job_id) == Result(0, b"", "")
+
+
 async def test_a_reader_that_is_gone_ends_it_quietly_as_by_sigpipe(cli, service):
     job_id = service.add(OUTPUT).job.id
     reading, writing = os.pipe()
@@ -1180,3 +1204,16 @@ async def test_list_says_what_the_server_says_in_the_words_of_the_command_line(c
     result = await cli("list", "--since", "2h")
     assert result.status == 1
     assert "cannot list jobs: --since: is too early" in result.stderr
+
+
+async def test_what_the_server_says_of_the_same_thing_is_not_said_twice(cli, service):
+    job_id = service.add(status=RUNNING).job.id
+    too_many = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "cannot start the job: 3 jobs run here")
+    unmet = Refusal(
+        grpc.StatusCode.FAILED_PRECONDITION, f"cannot apply memory.max to job {job_id}: no memory"
+    )
+    service.refusals |= {"Start": [too_many], "UpdateLimits": [unmet]}
+    said = (await cli("start", "sleep", "3")).stderr
+    assert said == "jobworker-cli: cannot start sleep 3: 3 jobs run here\n"
+    said = (await cli("update", "--memory-max", "1G", job_id)).stderr
+    assert said == f"jobworker-cli: cannot apply memory.max to job {job_id}: no memory\n"

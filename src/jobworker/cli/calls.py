@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -101,9 +102,13 @@ def failure(session: Session, doing: str, error: grpc.RpcError, in_doubt: str = 
 
 
 def _cannot(doing: str, reason: str) -> str:
-    # The server begins some of its sentences with the same words.
-    words = f"cannot {doing}"
-    return reason if reason.startswith(f"{words}:") else f"{words}: {reason}"
+    # The server's sentence may say the same: that the job cannot be started, or what cannot be done
+    # to this very job.
+    verb, _, which = doing.partition(" ")
+    job = re.search(r"\bjob \S+$", doing)
+    if job and re.match(rf"cannot [^:]*\b{re.escape(job[0])}(?: [^:]*)?:", reason):
+        return reason
+    return f"cannot {verb} {which}: {reason.removeprefix(f'cannot {verb} the job: ')}"
 
 
 class _Warnings(logging.Handler):

@@ -50,6 +50,7 @@ class Copy:
         self.stream = stream
         self.out = out
         self._last = last or {}
+        self._begin = out.offset
         self._next = out.offset
         self._what = f"{what} ({stream})" if stream else what
         self._gaps = Gaps(self._what)
@@ -60,6 +61,7 @@ class Copy:
         Afterwards, be it so or so, `out` stands where it is.
         """
         status: StatusDetail | None = None
+        size = 0
         stream = client.output(
             self._job_id,
             tail=tail,
@@ -74,6 +76,7 @@ class Copy:
                     await self._take(message, as_json=as_json)
                     if message.has_end:
                         status = message.end.status
+                        size = message.end.size
         except Exception:
             # What was taken is written, too: the error says how far the stream has come.
             await self.out.flush()
@@ -85,6 +88,8 @@ class Copy:
             _say(self._gaps.rest())
         if status is None:
             raise AssertionError("a stream ends with its end")
+        if not self._last and size < self._begin:
+            _say(f"{self._what} has only {size} bytes; byte {self._begin} is beyond its end")
         return status
 
     def rest(self) -> str:

@@ -181,7 +181,10 @@ def run(arguments: Sequence[str]) -> int:
 def _prepare() -> None:
     if sys.stdout is None or sys.stderr is None:
         # A socket opened later would get the descriptor, and be written to.
-        sys.exit(f"{PROGRAM}: cannot start: standard output or standard error is closed")
+        if sys.stderr is not None:
+            program.say(PROGRAM, "standard output is closed; > /dev/null throws it away")
+        called = next((word for word in sys.argv[1:] if word in COMMANDS), "")
+        sys.exit(FAILURE_STATUS.get(called, program.FAILED))
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     if not program.debugging():

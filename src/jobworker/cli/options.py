@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
@@ -72,6 +73,15 @@ def parsed(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parame
             raise click.BadParameter(str(error), ctx, param) from error
 
     return read
+
+
+def complete_signals(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names of signals that begin so, with SIG if that is how it begins."""
+    names = [each.name for each in signal.Signals]
+    typed = incomplete.upper()
+    if not typed.startswith("SIG"):
+        names = [name.removeprefix("SIG") for name in names]
+    return [name for name in names if name.startswith(typed)]
 
 
 def utf8(text: str) -> str:

@@ -13,6 +13,7 @@ from jobworker.cli.calls import call
 from jobworker.cli.options import (
     SectionedCommand,
     SectionedOption,
+    complete_signals,
     format_option,
     option,
     parsed,
@@ -134,6 +135,7 @@ def _output_max(text: str) -> int:
     parse=units.parse_signal,
     section=JOB,
     metavar="SIGNAL",
+    shell_complete=complete_signals,
     help="What stop sends first: TERM, SIGTERM, 15.  [default: TERM]",
 )
 @option(

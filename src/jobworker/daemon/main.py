@@ -16,7 +16,7 @@ from click.core import ParameterSource
 import jobworker
 from jobworker import program
 from jobworker.cgroups.delegation import OWN
-from jobworker.command import Group, Option
+from jobworker.command import Group, Option, complete_commands
 from jobworker.daemon import bounds, config
 from jobworker.daemon.listen import parse_listen
 from jobworker.errors import JobWorkerError
@@ -259,7 +259,7 @@ def user(common_name: str, directory: Path, force: bool) -> None:
 
 
 @cli.command("help", short_help="Help about any command")
-@click.argument("names", metavar="[COMMAND]...", nargs=-1)
+@click.argument("names", metavar="[COMMAND]...", nargs=-1, shell_complete=complete_commands)
 @click.pass_context
 def show_help(context: click.Context, names: tuple[str, ...]) -> None:
     """Show the help of COMMAND, or of the program."""

@@ -210,14 +210,17 @@ def test_a_full_disk_is_an_error_even_for_the_help():
     assert b"Traceback" not in result.stderr
 
 
-def test_a_closed_standard_output_is_an_error_before_anything_is_done():
-    command = f"exec {shlex.quote(sys.executable)} -m jobworker.cli help >&-"
+@pytest.mark.parametrize(("arguments", "status"), [("help", 1), ("run true", 125), ("wait x", 125)])
+def test_a_closed_standard_output_is_an_error_before_anything_is_done(arguments, status):
+    command = f"exec {shlex.quote(sys.executable)} -m jobworker.cli {arguments} >&-"
     environ = {"PYTHONPATH": str(Path(jobworker.__file__).parent.parent)}
     result = subprocess.run(
         ["sh", "-c", command], env=environ, capture_output=True, check=False, timeout=30
     )
-    assert result.returncode == 1
-    assert b"standard output or standard error is closed" in result.stderr
+    assert result.returncode == status
+    assert result.stderr == (
+        b"jobworker-cli: standard output is closed; > /dev/null throws it away\n"
+    )
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -231,15 +234,26 @@ def test_completion_for_every_shell(run_here, shell, capsys, monkeypatch):
     assert capsys.readouterr().out.strip() == result.stdout.strip()
 
 
-def test_commands_are_completed():
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("sta", ["start", "status", "stats"]),
+        ("help wa", ["wait", "watch"]),
+        ("signal --all TE", ["TERM"]),
+        ("signal sigte", ["SIGTERM"]),
+        ("stop --signal HU", ["HUP"]),
+        ("run --stop-signal HU", ["HUP"]),
+    ],
+)
+def test_commands_and_signals_are_completed(words, completed):
     result = cli_run(
         environ={
             "_JOBWORKER_CLI_COMPLETE": "bash_complete",
-            "COMP_WORDS": "jobworker-cli sta",
-            "COMP_CWORD": "1",
+            "COMP_WORDS": f"jobworker-cli {words}",
+            "COMP_CWORD": str(len(words.split())),
         }
     )
-    assert result.stdout.decode().split() == ["plain,start", "plain,status", "plain,stats"]
+    assert result.stdout.decode().split() == [f"plain,{word}" for word in completed]
 
 
 def test_help_loads_nothing_of_grpc():
