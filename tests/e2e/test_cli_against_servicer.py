@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 OUTPUT = bytes(range(256)) * 12_289  # 3 MiB and a bit, no UTF-8
+NO_JOB = "00000000-0000-4000-8000-000000000000"
 
 
 class Result(NamedTuple):
@@ -229,14 +230,14 @@ class Patient(ScriptedService):
 async def test_ctrl_c_while_a_job_is_stopped_says_that_the_stop_goes_on(cli, serve):
     service = Patient()
     cli.url = (await serve(service)).url
-    process = await cli.start("stop", "x")
+    process = await cli.start("stop", NO_JOB)
     await asyncio.wait_for(service.stopping.wait(), 20)
     process.send_signal(signal.SIGINT)
     result = await finish(process)
     assert result.status == 130
     assert result.stderr == (
         "jobworker-cli: interrupted; the server goes on stopping the job if the request has "
-        "reached it: jobworker-cli status x says whether it has ended\n"
+        f"reached it: jobworker-cli status {NO_JOB} says whether it has ended\n"
     )
 
 
@@ -327,9 +328,9 @@ async def test_a_wait_whose_time_has_passed_is_124(cli, service):
 
 async def test_a_wait_for_an_unknown_job_is_125_and_the_others_are_waited_for(cli, service):
     job_id = service.add(status=exited(3)).job.id
-    result = await cli("wait", "nope", job_id)
+    result = await cli("wait", NO_JOB, job_id)
     assert (result.status, result.stdout) == (125, b"3\n")
-    assert "no job has the id nope" in result.stderr
+    assert f"no job has the id {NO_JOB}" in result.stderr
 
 
 async def test_wait_as_json_is_an_object_a_line(cli, service):
@@ -605,9 +606,10 @@ async def test_remove_by_force_kills_first(cli, service):
 
 async def test_remove_does_not_try_every_job_on_a_server_that_is_not_there(cli):
     cli.url = "localhost:1"
-    result = await cli("remove", "x", "y")
+    other = NO_JOB.replace("0", "1")
+    result = await cli("remove", NO_JOB, other)
     assert (result.status, result.stdout) == (1, b"")
-    assert result.stderr.startswith("jobworker-cli: cannot remove job x, y: cannot reach")
+    assert result.stderr.startswith(f"jobworker-cli: cannot remove job {NO_JOB}, {other}: ")
     assert len(result.stderr.splitlines()) == 1
 
 
@@ -775,11 +777,11 @@ async def test_a_flag_of_watch_that_is_empty_is_wrong_usage(cli, service, flag):
     "command", ["stop", "status", "output", "pause", "resume", "stats", "remove", "watch"]
 )
 async def test_an_unknown_job_is_a_sentence_and_status_1(cli, command):
-    result = await cli(command, "x")
+    result = await cli(command, NO_JOB)
     assert result.status == 1
     assert result.stdout == b""
     assert result.stderr.startswith("jobworker-cli: cannot ")
-    assert result.stderr.endswith("job x: no job has the id x\n")
+    assert result.stderr.endswith(f"job {NO_JOB}: no job has the id {NO_JOB}\n")
 
 
 async def test_the_flag_wins_over_the_variable(cli, service, pki):
@@ -804,7 +806,7 @@ def silent() -> Iterator[int]:
 async def test_a_person_is_told_what_is_waited_for(cli, silent):
     cli.url = f"localhost:{silent}"
     reading, writing = os.openpty()
-    process = await cli.start("status", "x", stderr=writing)
+    process = await cli.start("status", NO_JOB, stderr=writing)
     os.close(writing)
     said = await asyncio.wait_for(asyncio.to_thread(os.read, reading, 1000), 30)
     assert said == f"jobworker-cli: waiting for {cli.url} to answer; Ctrl-C gives up\r\n".encode()
@@ -1016,7 +1018,7 @@ async def test_the_last_of_an_output_begins_with_what_a_cap_has_left_at_most(cli
 
 
 async def test_output_cannot_begin_in_two_places(cli):
-    result = await cli("output", "--last", "1", "--since-offset", "4", "x")
+    result = await cli("output", "--last", "1", "--since-offset", "4", NO_JOB)
     assert result.status == 2
     assert "--since-offset cannot be combined with --last" in result.stderr
 
@@ -1034,10 +1036,10 @@ async def test_a_server_that_goes_away_before_it_says_whether_there_are_two_is_a
 
 
 async def advice(cli: Cli) -> str:
-    result = await cli("status", "x")
+    result = await cli("status", NO_JOB)
     assert result.status == 1
     assert result.stdout == b""
-    start = "jobworker-cli: cannot get the status of job x: cannot reach the server at "
+    start = f"jobworker-cli: cannot get the status of job {NO_JOB}: cannot reach the server at "
     assert result.stderr.startswith(start), result.stderr
     assert result.stderr.count("\n") == 1, "one sentence, and no log of gRPC's"
     return result.stderr
@@ -1057,7 +1059,7 @@ async def test_a_host_that_does_not_exist(cli):
 async def test_an_authority_that_did_not_sign_the_servers_certificate(cli, tmp_path):
     cli.ca = tmp_path / "other.crt"
     trustme.CA().cert_pem.write_to_path(str(cli.ca))
-    result = await cli("status", "x")
+    result = await cli("status", NO_JOB)
     assert result.status == 1
     assert f"its certificate was not signed by the authority in {cli.ca}" in result.stderr
     assert result.stderr.count("\n") == 1, "a warning beside it would say the same"
@@ -1096,7 +1098,7 @@ async def test_a_server_certificate_that_has_expired(cli, pki, serve, service):
 async def test_a_client_certificate_that_has_expired_is_found_here(cli, pki):
     pki.issue("late", expired=True)
     cli.user = "late"
-    result = await cli("status", "x")
+    result = await cli("status", NO_JOB)
     assert result.status == 1
     assert "late.crt" in result.stderr
     assert "expired" in result.stderr

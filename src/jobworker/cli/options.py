@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from jobworker import ids
 from jobworker.cli.session import FORMATS, Session
 from jobworker.command import Command, Option
+from jobworker.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,10 +112,13 @@ def format_option(function: F) -> F:
 
 
 def parse_job_id(text: str) -> str:
-    """Return a job's id; the server knows whether it is one."""
+    """Return a job's id; raises ValueError for what no job has."""
     if not text:
         raise ValueError("it is empty; give the id that start has printed")
-    return text
+    try:
+        return ids.parse_job_id(text)
+    except InvalidArgument as error:
+        raise ValueError(error.problem) from error
 
 
 job_id_argument: Final = click.argument("job_id", metavar="JOB_ID", callback=parsed(parse_job_id))

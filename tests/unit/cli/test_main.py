@@ -15,6 +15,7 @@ import jobworker
 from jobworker.cli.main import COMMANDS, PROGRAM, CommandTable, cli, run
 
 GRPC_SLIPS_IN = "any(name.partition('.')[0] in ('grpc', 'google') for name in sys.modules)"
+JOB = "00000000-0000-4000-8000-000000000000"
 
 
 @dataclass(frozen=True)
@@ -114,21 +115,29 @@ def test_no_command_is_wrong_usage_and_shows_the_help(run_here):
         (["help", "nope"], "there is no command 'nope'"),
         (["--nope", "status", "x"], "--nope"),
         (["status"], "JOB_ID"),
-        (["status", "a", "b"], "unexpected extra argument"),
+        (["status", JOB, "b"], "unexpected extra argument"),
         (["status", "--format", "xml", "x"], "'xml'"),
         (["output", "--offset", "-1", "x"], "not a number of bytes"),
         (["stop", "--grace", "long", "x"], "1h30m"),
         (["stop", "--signal", "NOPE", "x"], "RTMIN+1"),
         (["signal", "NOPE", "x"], "SIGTERM"),
         (["signal", "TERM"], "JOB_ID"),
-        (["update", "x"], "at least one limit"),
+        (["update", JOB], "at least one limit"),
         (["update", "--memory-max", "much", "x"], "512M"),
         (["update", "--memory-max", "1G"], "JOB_ID"),
         (["stats", "--interval", "often", "x"], "500ms"),
         (["output", ""], "Invalid value for 'JOB_ID': it is empty"),
-        (["status", "x"], "--cert FILE, set JOBWORKER_CERT"),
-        (["--context", "lab", "status", "x"], "cannot use the context 'lab'"),
-        (["--cert=a", "--key=b", "--ca=c", "--url=http://x", "status", "x"], "'http://x'"),
+        (["status", JOB], "--cert FILE, set JOBWORKER_CERT"),
+        (["--context", "lab", "status", JOB], "cannot use the context 'lab'"),
+        (
+            ["--cert=a", "--key=b", "--ca=c", "--url=http://x", "status", JOB],
+            "--url (or JOBWORKER_URL): 'http://x'",
+        ),
+        (["status", "x"], "'x' is not a job id (a UUID, as start prints it)"),
+        (["remove", JOB, "x"], "'x' is not a job id"),
+        (["watch", "x"], "'x' is not a job id"),
+        (["start", "--working-directory", "tmp", "true"], "'tmp' is not an absolute path"),
+        (["start", "--output-max", "1K", "true"], "64K or more"),
         (["status", "caf\udce9"], r"'caf\udce9' is not UTF-8"),
         (["start", "cat", "caf\udce9"], r"'caf\udce9' is not UTF-8"),
     ],
@@ -154,8 +163,8 @@ def test_wrong_usage_is_a_sentence_and_status_2(run_here, arguments, hint):
         (["wait"], "JOB_ID"),
         (["wait", ""], "it is empty"),
         (["wait", "--timeout", "long", "x"], "1h30m"),
-        (["wait", "x"], "--cert FILE"),
-        (["--cert=/no", "--key=/no", "--ca=/no", "wait", "x"], "/no"),
+        (["wait", JOB], "--cert FILE"),
+        (["--cert=/no", "--key=/no", "--ca=/no", "wait", JOB], "/no"),
     ],
 )
 def test_what_ends_as_a_job_does_fails_with_125(run_here, arguments, hint):
@@ -174,7 +183,7 @@ def test_bytes_that_are_no_utf8_are_wrong_usage(run_here, arguments):
 
 
 def test_a_file_that_is_missing_is_named(run_here):
-    result = run_here("--cert=/no/a.crt", "--key=/no/a.key", "--ca=/no/ca.crt", "status", "x")
+    result = run_here("--cert=/no/a.crt", "--key=/no/a.key", "--ca=/no/ca.crt", "status", JOB)
     assert result.returncode == 1
     assert result.stderr == (
         "jobworker-cli: cannot read the private key /no/a.key: there is no such file; check --key "
