@@ -55,7 +55,9 @@ class Copy:
         self._what = f"{what} ({stream})" if stream else what
         self._gaps = Gaps(self._what)
 
-    async def run(self, client: Client, *, tail: bool, as_json: bool) -> StatusDetail:
+    async def run(
+        self, client: Client, *, tail: bool, as_json: bool, reached: bool
+    ) -> StatusDetail:
         """Copy to the end; return the job's status then. Raises what `Client.output` raises.
 
         Afterwards, be it so or so, `out` stands where it is.
@@ -67,6 +69,7 @@ class Copy:
             tail=tail,
             offset=self._next,
             stream=STREAMS[self.stream or "stdout"],
+            reached=reached,
             on_interrupted=self._say_interrupted,
             **self._last,
         )
@@ -124,15 +127,20 @@ class Copy:
 
 
 async def copy_all(
-    client: Client, copies: Sequence[Copy], *, tail: bool, as_json: bool
+    client: Client, copies: Sequence[Copy], *, tail: bool, as_json: bool, reached: bool
 ) -> StatusDetail:
     """Copy streams at once, each to its end; return the job's status then.
+
+    A server that was `reached` before, and is away now, is waited for.
 
     The first that fails ends the others, and is raised.
     """
     if len(copies) == 1:
-        return await copies[0].run(client, tail=tail, as_json=as_json)
-    tasks = [asyncio.create_task(each.run(client, tail=tail, as_json=as_json)) for each in copies]
+        return await copies[0].run(client, tail=tail, as_json=as_json, reached=reached)
+    tasks = [
+        asyncio.create_task(each.run(client, tail=tail, as_json=as_json, reached=reached))
+        for each in copies
+    ]
     try:
         return (await asyncio.gather(*tasks))[0]
     finally:

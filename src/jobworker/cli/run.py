@@ -107,7 +107,7 @@ def _follow(session: Session, started: StartResponse, *, split: bool) -> StatusD
     async def copy(client: Client) -> StatusDetail:
         if as_json:
             copies[0].out.write_as(f"{to_json(started, indent=None)}\n".encode(), 0)
-        return await copy_all(client, copies, tail=True, as_json=as_json)
+        return await copy_all(client, copies, tail=True, as_json=as_json, reached=True)
 
     try:
         return call(session, f"get the output of job {job_id}", copy)
