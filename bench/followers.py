@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bench import baseline
 from bench.follow import receive, write_output
+from bench.processes import resident_kib
 from bench.table import Figure, Target, paired
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FOLLOWERS: Final = 1000
 CONNECTIONS: Final = 20
+TOGETHER: Final = 4 * baseline.MIB
+"""Bytes that each of those gets who read together."""
 
 _TOGETHER: Final = Target(0.7, at_most=False)
 _BESIDE: Final = Target(0.7, at_most=False)
@@ -31,13 +33,13 @@ _MEMORY_BOUND: Final = 250.0
 def figures(
     server: Server, runner: asyncio.Runner, rounds: int, mebibytes: int
 ) -> Iterator[Figure]:
-    """Measure a thousand that stall, a reader beside them, and a thousand of a MiB each together.
+    """Measure a thousand that stall, a reader beside them, and a thousand that read together.
 
     The bare side of both speeds is one follower of `mebibytes` MiB, alone.
     """
     one = mebibytes * baseline.MIB
     big = runner.run(write_output(server, one))
-    small = runner.run(write_output(server, baseline.MIB))
+    small = runner.run(write_output(server, TOGETHER))
     # First, while the server is fresh: memory that was once used does not all go back.
     memory: list[float] = []
 
@@ -63,7 +65,7 @@ def figures(
     )
 
     yield paired(
-        f"{FOLLOWERS} followers of one job together (bare: one follower)",
+        f"{FOLLOWERS} followers of one job together, 4 MiB each (bare: one follower)",
         "MB/s",
         _TOGETHER,
         subject=lambda: runner.run(_together(server, small)),
@@ -93,7 +95,7 @@ async def _together(server: Server, job_id: str) -> float:
             *(follow(clients[number % CONNECTIONS]) for number in range(FOLLOWERS))
         )
         elapsed = time.perf_counter() - began
-    assert set(sizes) == {baseline.MIB}, f"they got {sorted(set(sizes))} bytes"
+    assert set(sizes) == {TOGETHER}, f"they got {sorted(set(sizes))} bytes"
     return sum(sizes) / elapsed / 1e6
 
 
@@ -113,10 +115,4 @@ async def _beside(server: Server, job_id: str, size: int) -> tuple[float, float]
             waiting.cancel()
         await asyncio.gather(*first, return_exceptions=True)
         speed = await receive(server, job_id, size)
-        return speed, _memory(server.pid)
-
-
-def _memory(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) / 1024
+        return speed, resident_kib(server.pid) / 1024

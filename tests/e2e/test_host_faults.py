@@ -462,7 +462,7 @@ async def test_a_shim_whose_socket_is_removed_is_reached_by_the_next_server(serv
 async def test_a_shim_that_stands_still_is_unavailable_and_its_requests_are_not_lost(
     serve, tmp_path
 ):
-    impatient = "from jobworker.job.custody import custody; custody._LAUNCH_PATIENCE = 1.0"
+    impatient = "from jobworker.job.custody import patience; patience.LAUNCH = 1.0"
     running = serve(program=host.wrapped(server=impatient))
     executions = tmp_path / "executions"
     async with running.client() as client:

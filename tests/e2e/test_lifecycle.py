@@ -226,6 +226,23 @@ async def test_a_wait_outlives_servers_that_are_killed_or_terminated(server, gat
         assert [status.exit_code for status in statuses] == [6, 6]
 
 
+async def test_thousands_who_ask_at_the_same_instant_are_all_answered(server):
+    running = server()
+    async with running.client() as client:
+        job_id = (await client.start(sh("exit 6"))).job_id
+        await client.wait(job_id)
+        running.process.send_signal(
+            signal.SIGSTOP
+        )  # So that all calls are there before one is taken.
+        try:
+            waits = [asyncio.create_task(client.wait(job_id, 0)) for _ in range(2000)]
+            await asyncio.wait(waits, timeout=1)
+        finally:
+            running.process.send_signal(signal.SIGCONT)
+        statuses = await asyncio.wait_for(asyncio.gather(*waits), 60)
+    assert {status.exit_code for status in statuses} == {6}
+
+
 # One request, one job
 
 

@@ -259,7 +259,8 @@ async def test_a_time_limit_of_an_orphan_is_kept_by_the_next_server(server):
         await asyncio.to_thread(running.restart)
         status = await ended(client, job_id)
         assert (status.status, status.reason) == (pb.STATUS_STOPPED, pb.REASON_TIMED_OUT)
-        assert status.signal == 9
+        # SIGTERM on a machine on which the shell had no time to ignore it.
+        assert status.signal in (signal.SIGTERM, signal.SIGKILL)
 
 
 async def test_shims_that_die_one_after_the_other_lose_no_end(server, gate):

@@ -13,7 +13,8 @@ from tests.support.processes import JOBWORKER, alive
 from tests.support.shim import keepers, shim_pid
 from tests.support.waiting import until
 
-NEWER = (sys.executable, "-m", "tests.support.versions", "2", "1,2")
+OLDER = (sys.executable, "-m", "tests.support.versions", "1", "1")
+NEWER = (sys.executable, "-m", "tests.support.versions", "3", "2,3")
 
 
 async def replace_server(running, program):
@@ -31,12 +32,17 @@ async def is_running(client, job_id):
     return (await client.status(job_id)).status.status == pb.STATUS_RUNNING
 
 
-async def test_a_newer_server_follows_and_stops_the_jobs_of_an_older_shim(server, gate):
+@pytest.mark.parametrize(("older", "newer"), [(OLDER, JOBWORKER), (JOBWORKER, NEWER)])
+async def test_a_newer_server_follows_and_stops_the_jobs_of_an_older_shim(
+    server, gate, older, newer
+):
     running = server()
+    await replace_server(running, older)
     async with running.client() as client:
         followed = (await client.start(sh(f"{gate.wait}; exit 3"))).job_id
         stopped = (await client.start(sh("sleep 1000"))).job_id
-        await replace_server(running, NEWER)
+        await replace_server(running, newer)
+        assert b"a shim of protocol version" in running.messages.read_bytes()
         new = (await client.start(sh(f"{gate.wait}; exit 4"))).job_id
         assert len(keepers(running.run_dir)) == 2
         await client.stop(stopped)
@@ -69,7 +75,7 @@ async def test_jobs_of_a_shim_that_this_server_cannot_speak_to_are_never_lost(se
         pid = (await client.status(job_id)).job.pid
         foreign = shim_pid(running.run_dir)
         await replace_server(running, JOBWORKER)
-        assert b"protocol version 2" in running.messages.read_bytes()
+        assert b"protocol version 3" in running.messages.read_bytes()
         assert await is_running(client, job_id)
         os.kill(foreign, signal.SIGSTOP)
         gate.open()

@@ -15,7 +15,7 @@ def pretend(version: int, speaks: set[int]) -> None:
     names: dict[str, object] = {
         "VERSION": version,
         "SPEAKS": frozenset(speaks),
-        "SOCKET_NAME": f"shim-{version}.sock",
+        "SOCKET_NAME": wire.socket_name(version),
         "LOCK_NAME": f"shim-{version}.lock",
     }
     for name, value in names.items():

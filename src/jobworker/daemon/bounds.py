@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from jobworker.job.places import RunningLimits
 from jobworker.job.retention import DEFAULT_KEEP_JOBS, Retention
+from jobworker.job.slots import RunningLimits
 from jobworker.job.spec import LARGEST_SIZE, MIN_OUTPUT_MAX
 from jobworker.rpc.streams import MAX_STREAMS_PER_USER
 from jobworker.units import parse_count, parse_duration, parse_size

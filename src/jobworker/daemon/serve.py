@@ -34,16 +34,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jobworker.auth.policy import Policy
-    from jobworker.job.places import RunningLimits
     from jobworker.job.retention import Retention
+    from jobworker.job.slots import RunningLimits
 
 log = logging.getLogger(__name__)
 
 _PATIENCE: Final = 5.0
 """Seconds that calls under way are given to end when the server shuts down."""
+_MAX_PENDING: Final = 100_000
+"""Calls of all clients together; each takes some kilobytes until it is taken up."""
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.so_reuseport", 0),
+    # By default gRPC cancels calls at random where more than 1000 have come and not been taken yet:
+    # those of as many followers or waiters that come back at once when the server is there again.
+    ("grpc.server.max_pending_requests", _MAX_PENDING),
+    ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
+    # What each stream may hold besides the chunk that is being sent; by default 64 KiB, which a
+    # thousand clients that do not read would have the server keep.
+    ("grpc.http2.write_buffer_size", 1),
     *keepalive.server_options(),
 )
 

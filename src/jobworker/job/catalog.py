@@ -100,9 +100,9 @@ def _current(record: JobRecord, job: Job | None) -> JobRecord | None:
     return None if job is None else job.record
 
 
-def _between(begin: Position | None, place: Position, end: Position | None) -> bool:
-    return (begin is None or begin.sort_key() < place.sort_key()) and (
-        end is None or place.sort_key() <= end.sort_key()
+def _between(begin: Position | None, at: Position, end: Position | None) -> bool:
+    return (begin is None or begin.sort_key() < at.sort_key()) and (
+        end is None or at.sort_key() <= end.sort_key()
     )
 
 

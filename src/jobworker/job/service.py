@@ -19,7 +19,6 @@ from jobworker.job.ledger import Ledger
 from jobworker.job.lock import DirectoryLock
 from jobworker.job.news import Change, News
 from jobworker.job.pausing import Pausing
-from jobworker.job.places import Places, RunningLimits
 from jobworker.job.readers import Readers
 from jobworker.job.registry.ended import EndedJobs
 from jobworker.job.registry.listing import JobFilter
@@ -28,6 +27,7 @@ from jobworker.job.registry.store import Store
 from jobworker.job.removal import Removal, refuse_running
 from jobworker.job.retainer import Retainer
 from jobworker.job.retention import KEEP_ALL, Retention
+from jobworker.job.slots import RunningLimits, Slots
 from jobworker.job.starting import Starting
 from jobworker.job.threads import Threads
 from jobworker.job.turns import Turns
@@ -89,7 +89,7 @@ class Service:
         retention.check()
         running.check()
         self._retention = retention
-        self._places = Places(running)
+        self._slots = Slots(running)
         self._readers = Readers(self._reader_left)
         self._on_change = on_change
         self._connect = connect
@@ -154,7 +154,7 @@ class Service:
             self._custody,
             self.cgroups,
             self._log_dir,
-            places=self._places,
+            slots=self._slots,
             abandoning=self._abandoning,
             output_max_bytes=self._output_max_bytes,
             make_job=self._job,
@@ -188,7 +188,7 @@ class Service:
 
     async def _take_up(self, unfinished: list[JobRecord]) -> None:
         """Take up the jobs of an earlier server where it has left them."""
-        self._places.fill((record.id, record.owner) for record in unfinished)
+        self._slots.fill((record.id, record.owner) for record in unfinished)
         await self._custody.open([self._job(record) for record in unfinished])
         self._updating.read_again(self._custody.jobs())
         await asyncio.gather(*map(self._pausing.finish, self._custody.jobs()))
@@ -392,10 +392,10 @@ class Service:
 
     def _drop(self, job: Job) -> None:
         self._custody.drop(job)
-        self._places.give_back(job.id)
+        self._slots.give_back(job.id)
 
     def _ended(self, job: Job, record: JobRecord) -> None:
-        self._places.give_back(job.id)
+        self._slots.give_back(job.id)
         self._updating.release_protection()
         self._news.ended(job, record)
         self._retainer.wake()

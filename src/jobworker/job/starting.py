@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from jobworker.job.abandoning import Abandoning
     from jobworker.job.custody import Custody
     from jobworker.job.job import Job
-    from jobworker.job.places import Places
     from jobworker.job.registry.store import Store
+    from jobworker.job.slots import Slots
     from jobworker.job.spec import JobSpec
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Starting:
         cgroups: cgroups.Service,
         log_dir: Path,
         *,
-        places: Places,
+        slots: Slots,
         abandoning: Abandoning,
         output_max_bytes: int | None,
         make_job: Callable[[JobRecord], Job],
@@ -59,7 +59,7 @@ class Starting:
         self._custody = custody
         self._cgroups = cgroups
         self._log_dir = log_dir
-        self._places = places
+        self._slots = slots
         self._abandoning = abandoning
         self._output_max_bytes = output_max_bytes
         self._make_job = make_job
@@ -106,7 +106,7 @@ class Starting:
 
     def _begin(self, spec: JobSpec, owner: str) -> str:
         """Record the intent, before anything is created, and begin the launch."""
-        self._places.check(owner)
+        self._slots.check(owner)
         record = JobRecord(
             id=str(uuid.uuid4()),
             owner=owner,
@@ -117,7 +117,7 @@ class Starting:
         )
         self._store.insert(record, _digest(spec.stdin))
         steps.reached("server.start.recorded")
-        self._places.take(record.id, owner)
+        self._slots.take(record.id, owner)
         job = self._make_job(record)
         self._custody.add(job)
         task = asyncio.create_task(self._launch(job, spec))

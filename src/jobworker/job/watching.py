@@ -67,8 +67,8 @@ class Watching:
             self._check_open()
             news = self._news
             batch = self._events.read(position, job_id=job_id, owner=owner)
-            for place, event in batch.events:
-                told = place
+            for at, event in batch.events:
+                told = at
                 yield Told(told.token(), event)
                 if job_id and event.type is EventType.REMOVED:
                     return

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from jobworker.output.watch import Watch
 
 MIN_CHUNK: Final = 16 * 1024
-CHUNK_BUDGET: Final = 128 * MAX_CHUNK
+CHUNK_BUDGET: Final = 64 * MAX_CHUNK
 """Bytes that the chunks of all followers of the process may have together, if all are behind."""
+GROWTH: Final = 2
+"""A chunk is at most so small a part of what its follower has taken."""
 
 
 def follow(
@@ -93,7 +95,7 @@ class Follower:
         self.offset = offset
         """The offset of the next byte; after the end, the size of what could be read."""
         self._fd = fd
-        self._first = offset
+        self._taken = 0
         self._final_size = final_size
         self._watch = watch
         self._cap = cap
@@ -119,6 +121,7 @@ class Follower:
         if chunk is None:
             self.close()
             raise StopAsyncIteration
+        self._taken += chunk.end - chunk.offset
         self.offset = chunk.end
         return chunk
 
@@ -230,7 +233,7 @@ class Follower:
         share = min(MAX_CHUNK, CHUNK_BUDGET // Follower._count)
         if self._cap is not None:
             share = min(share, self._cap // 4)  # so that some of it is still there once it is read
-        limit = max(MIN_CHUNK, min(share, (self.offset - self._first) // 4))
+        limit = max(MIN_CHUNK, min(share, self._taken // GROWTH))
         return 1 << (limit.bit_length() - 1)
 
     async def _read_in_thread(self, begin: int, end: int) -> Chunk:

@@ -112,7 +112,10 @@ def seconds(duration: Duration) -> float:
 
 
 def job_filter(request: pb.ListRequest) -> JobFilter:
-    """Read which jobs are asked for. Raises InvalidArgument for a status that there is not."""
+    """Read which jobs are asked for.
+
+    Raises InvalidArgument for a status or a time that there is not.
+    """
     known = {number: state for state, number in STATUSES.items()}
     for number in request.statuses:
         if number not in known:
@@ -132,7 +135,10 @@ def _epoch(
 ) -> float | None:
     # Divided as whole numbers: a time that `_timestamp` wrote comes back as the same float.
     moment: Timestamp = getattr(request, field)
-    return moment.ToNanoseconds() / 10**9 if request.HasField(field) else None
+    try:
+        return moment.ToNanoseconds() / 10**9 if request.HasField(field) else None
+    except ValueError as error:  # Whole seconds of the years 1 to 9999, and nanoseconds beside.
+        raise InvalidArgument(field, str(error)) from None
 
 
 def limits(message: pb.Limits) -> Limits:

@@ -12,17 +12,19 @@ from typing import Final
 
 import jobworker
 from jobworker.errors import ShimUnavailable
+from jobworker.shim import wire
 from jobworker.shim.listener import socket_address
 
-_SOCKET: Final = re.compile(r"shim-([0-9]{1,9})\.sock")
+_SOCKET: Final = re.compile(r"shim(?:-([0-9]{1,9}))?\.sock")
 _PATIENCE: Final = 15.0
 """Seconds that a shim may take to start, or to accept a connection."""
 
 
 def versions(run_dir: Path) -> list[int]:
     """Return the versions of the shims whose sockets lie in a run directory."""
-    found = (_SOCKET.fullmatch(path.name) for path in run_dir.glob("shim-*.sock"))
-    return sorted(int(match[1]) for match in found if match)
+    found = (_SOCKET.fullmatch(path.name) for path in run_dir.glob("shim*.sock"))
+    named = ((int(match[1] or 1), match[0]) for match in found if match)
+    return sorted(version for version, name in named if name == wire.socket_name(version))
 
 
 def connect(run_dir: Path, version: int) -> socket.socket | None:
@@ -35,7 +37,7 @@ def connect(run_dir: Path, version: int) -> socket.socket | None:
         sock.settimeout(_PATIENCE)
         directory = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            sock.connect(socket_address(directory, f"shim-{version}.sock"))
+            sock.connect(socket_address(directory, wire.socket_name(version)))
         except (FileNotFoundError, ConnectionRefusedError):
             sock.close()
             return None

@@ -42,10 +42,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-VERSION: Final = 1
+VERSION: Final = 2
 """The version of these messages and of the exit record."""
-SPEAKS: Final = frozenset({VERSION})
-"""The versions of shims that this one can be the server of."""
+SPEAKS: Final = frozenset({1, VERSION})
+"""The versions of shims that this one can be the server of.
+
+Version 1 has no caps, no separate streams, and no `stopped`; it is sent no launch.
+"""
 
 HEADER_SIZE: Final = 4
 MAX_MESSAGE: Final = 16 * 1024 * 1024
@@ -55,7 +58,13 @@ MAX_FDS: Final = 5
 LAUNCH_FDS: Final = 4
 """One more if standard error has a file of its own."""
 
-SOCKET_NAME: Final = f"shim-{VERSION}.sock"
+
+def socket_name(version: int) -> str:
+    """Return the name of the socket of a version's shim; only the first had no version in it."""
+    return "shim.sock" if version == 1 else f"shim-{version}.sock"
+
+
+SOCKET_NAME: Final = socket_name(VERSION)
 LOCK_NAME: Final = f"shim-{VERSION}.lock"
 """Shims of several versions can share a run directory: each keeps the jobs that it has."""
 LOG_NAME: Final = "shim.log"

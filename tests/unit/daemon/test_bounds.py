@@ -4,8 +4,8 @@ from click.testing import CliRunner
 
 from jobworker import program
 from jobworker.daemon import bounds, config, main
-from jobworker.job.places import RunningLimits
 from jobworker.job.retention import Retention
+from jobworker.job.slots import RunningLimits
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from jobworker.errors import FailedPrecondition, InvalidArgument
 from jobworker.job.catalog import Catalog
 from jobworker.job.registry.listing import JobFilter
 from jobworker.job.registry.reader import RegistryReader
-from jobworker.job.registry.store import Store
 from jobworker.job.state import JobStatus, State
 from tests.support.registry import job_record
 
@@ -39,12 +38,6 @@ class FakeJob:
 
     def output_size(self):
         return 42
-
-
-@pytest.fixture
-def store(tmp_path):
-    with closing(Store.open(tmp_path / "jobs.db")) as store:
-        yield store
 
 
 @pytest.fixture

@@ -2,13 +2,11 @@
 
 import asyncio
 import signal
-import sqlite3
 from dataclasses import fields, replace
 
 import pytest
 
 from jobworker.cgroups import MAX, Limits
-from jobworker.cgroups.devices import Devices
 from jobworker.errors import (
     CommandNotFound,
     FailedPrecondition,
@@ -17,40 +15,27 @@ from jobworker.errors import (
     RequestConflict,
     ShuttingDown,
 )
-from jobworker.job import JobSpec, Reason, Service, State, StopPolicy
-from jobworker.testing.cgroupfs import FakeCgroupTree
+from jobworker.job import JobSpec, Reason, State, StopPolicy
 from jobworker.testing.shim import FakeShim
+from tests.support.fake_host import FakeHost
 
 TRUE = JobSpec(command="true")
 UNHEARD = signal.SIGURG
 """A signal that a process which does not care for it does not notice (signal(7))."""
 
 
-class Host:
-    def __init__(self, directory, shim):
-        self.directory = directory
-        self.shim = shim
-        self.tree = FakeCgroupTree()
-        self.changes = []
+class Host(FakeHost):
+    """A host that keeps changes as they are told."""
 
-    def service(self):
-        return Service(
-            log_dir=self.directory / "log",
-            state_dir=self.directory / "state",
-            run_dir=self.directory / "run",
-            on_change=self.changes.append,
-            cgroups_service=self.tree.service(devices=Devices(self.directory / "sys")),
-            connect=self.shim.connect,
-        )
+    def on_change(self, change):
+        self.changes.append(change)
 
     def forget_that_they_run(self):
         """Make the registry that of a server that died in the launch of its jobs."""
-        with sqlite3.connect(self.directory / "state" / "jobs.db") as registry:
-            registry.execute(
-                "UPDATE jobs SET state = 'pending', pid = NULL, boot_id = NULL, "
-                "start_time = NULL, started_at = NULL"
-            )
-        registry.close()
+        self.registry(
+            "UPDATE jobs SET state = 'pending', pid = NULL, boot_id = NULL, start_time = NULL, "
+            "started_at = NULL"
+        )
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from jobworker.errors import ResourceExhausted
 from jobworker.job.event import EventType
 from jobworker.job.ledger import Ledger
 from jobworker.job.record import JobRecord
-from jobworker.job.registry.store import Store
 from jobworker.job.spec import JobSpec
 from jobworker.job.state import JobStatus, Reason, State
 
@@ -52,11 +51,9 @@ class Disk:
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = Store.open(tmp_path / "jobs.db")
+def store(store):
     store.insert(PENDING, "")
-    yield store
-    store.close()
+    return store
 
 
 @pytest.fixture

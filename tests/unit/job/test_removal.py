@@ -1,15 +1,12 @@
 """Removing jobs, on a fake kernel and a fake shim, with real files and a real registry."""
 
 import asyncio
-import contextlib
-import sqlite3
 import threading
 from dataclasses import replace
 
 import pytest
 
 from jobworker import output
-from jobworker.cgroups.devices import Devices
 from jobworker.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -17,39 +14,15 @@ from jobworker.errors import (
     ResourceExhausted,
     ShuttingDown,
 )
-from jobworker.job import JobSpec, Service, State
+from jobworker.job import JobSpec, State
 from jobworker.job import removal as removing
-from jobworker.testing.cgroupfs import FakeCgroupTree
 from jobworker.testing.shim import FakeShim
+from tests.support.fake_host import FakeHost
 
 TRUE = JobSpec(command="true")
 
 
-class Host:
-    def __init__(self, directory, shim):
-        self.directory = directory
-        self.log_dir = directory / "log"
-        self.shim = shim
-        self.tree = FakeCgroupTree()
-        self.changes = []
-
-    def service(self):
-        return Service(
-            log_dir=self.log_dir,
-            state_dir=self.directory / "state",
-            run_dir=self.directory / "run",
-            on_change=lambda change: self.changes.append(
-                (change.event, change.job.id, change.user)
-            ),
-            cgroups_service=self.tree.service(devices=Devices(self.directory / "sys")),
-            connect=self.shim.connect,
-        )
-
-    def registry(self, statement, *values):
-        path = self.directory / "state" / "jobs.db"
-        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as registry:
-            return registry.execute(statement, values).fetchall()
-
+class Host(FakeHost):
     def nothing_is_left(self):
         tables = ("jobs", "removing", "labels")
         rows = [row for table in tables for row in self.registry(f"SELECT * FROM {table}")]  # noqa: S608

@@ -1,10 +1,8 @@
 """Retention and limits on running jobs, on a fake kernel and a fake shim, with real files."""
 
 import asyncio
-import contextlib
 import gc
 import logging
-import sqlite3
 import threading
 import time
 from dataclasses import replace
@@ -12,7 +10,6 @@ from dataclasses import replace
 import pytest
 
 from jobworker import output
-from jobworker.cgroups.devices import Devices
 from jobworker.errors import (
     CommandNotFound,
     ConfigError,
@@ -23,10 +20,10 @@ from jobworker.errors import (
 )
 from jobworker.job import JobSpec, Service, State, retainer
 from jobworker.job import removal as removing
-from jobworker.job.places import RunningLimits
 from jobworker.job.retention import KEEP_ALL, Retention
-from jobworker.testing.cgroupfs import FakeCgroupTree
+from jobworker.job.slots import RunningLimits
 from jobworker.testing.shim import FakeShim
+from tests.support.fake_host import FakeHost
 
 TRUE = JobSpec(command="true")
 MEGABYTE = 1 << 20
@@ -36,29 +33,13 @@ def keep(**bounds):
     return Retention(**{"keep_for": None, "keep_jobs": None, "keep_bytes": None} | bounds)
 
 
-class Host:
-    def __init__(self, directory, shim):
-        self.directory = directory
-        self.log_dir = directory / "log"
-        self.shim = shim
-        self.tree = FakeCgroupTree()
-        self.removed = []
-
+class Host(FakeHost):
     def service(self, retention=KEEP_ALL, **limits):
-        return Service(
-            log_dir=self.log_dir,
-            state_dir=self.directory / "state",
-            run_dir=self.directory / "run",
-            retention=retention,
-            running=RunningLimits(**limits),
-            on_change=self.on_change,
-            cgroups_service=self.tree.service(devices=Devices(self.directory / "sys")),
-            connect=self.shim.connect,
-        )
+        return super().service(retention=retention, running=RunningLimits(**limits))
 
-    def on_change(self, change):
-        if change.event == "removed":
-            self.removed.append((change.job.id, change.user))
+    @property
+    def removed(self):
+        return [(job_id, user) for event, job_id, user in self.changes if event == "removed"]
 
     async def start(self, service, count, content=b""):
         """Start jobs that have written `content`."""
@@ -79,10 +60,9 @@ class Host:
         return jobs
 
     def kept(self):
-        with contextlib.closing(sqlite3.connect(self.directory / "state" / "jobs.db")) as registry:
-            ids = {row for (row,) in registry.execute("SELECT id FROM jobs")}
-            if registry.execute("SELECT * FROM removing").fetchall():
-                return None
+        ids = {row for (row,) in self.registry("SELECT id FROM jobs")}
+        if self.registry("SELECT * FROM removing"):
+            return None
         return ids if ids == {path.name for path in self.log_dir.iterdir()} else None
 
 
@@ -322,7 +302,7 @@ async def test_a_retry_of_a_running_job_is_never_refused(host):
             await service.start_job(TRUE, owner="alpha")
 
 
-async def test_a_start_that_fails_gives_its_place_back(host):
+async def test_a_start_that_fails_gives_its_slot_back(host):
     async with host.service(total=1) as service:
         host.shim.refusal = CommandNotFound("no")
         with pytest.raises(CommandNotFound):
@@ -330,7 +310,7 @@ async def test_a_start_that_fails_gives_its_place_back(host):
         await service.start_job(TRUE)
 
 
-async def test_a_start_that_cannot_be_recorded_takes_no_place(host, monkeypatch):
+async def test_a_start_that_cannot_be_recorded_takes_no_slot(host, monkeypatch):
     async with host.service(total=1) as service:
         with monkeypatch.context() as patch:
             patch.setattr(service._store, "write", failing(ResourceExhausted("disk full")))
@@ -346,7 +326,7 @@ def failing(error):
     return fail
 
 
-async def test_a_job_that_has_ended_gives_its_place_to_who_waited_for_it(host):
+async def test_a_job_that_has_ended_gives_its_slot_to_who_waited_for_it(host):
     async with host.service(per_user=1) as service:
         job = await service.start_job(TRUE, owner="alpha")
         await service.start_job(TRUE, owner="bravo")

@@ -5,14 +5,12 @@ import contextlib
 import errno
 import os
 import signal
-import sqlite3
 import subprocess
 from dataclasses import replace
 
 import pytest
 
 from jobworker.cgroups import MAX, Limits
-from jobworker.cgroups.devices import Devices
 from jobworker.errors import (
     CommandNotFound,
     FailedPrecondition,
@@ -25,41 +23,18 @@ from jobworker.errors import (
     ShuttingDown,
     Unavailable,
 )
-from jobworker.job import JobSpec, Reason, Service, State, StopPolicy, processes
+from jobworker.job import JobSpec, Reason, State, StopPolicy, processes
 from jobworker.shim import record as exit_records
 from jobworker.shim.note import EndNote, write_note
-from jobworker.shim.proc import KEEPER_NAME, Stat
-from jobworker.testing.cgroupfs import FakeCgroupTree
+from jobworker.shim.proc import KEEPER_NAME, Stat, read_stat
 from jobworker.testing.shim import FakeShim
+from tests.support.fake_host import FakeHost
 
 TRUE = JobSpec(command="true")
 
 
-class Host:
-    """The places, the fakes, and a service on them."""
-
-    def __init__(self, directory, shim):
-        self.directory = directory
-        self.log_dir = directory / "log"
-        self.shim = shim
-        self.tree = FakeCgroupTree()
-        self.changes = []
-
-    def service(self, **settings):
-        return Service(
-            log_dir=self.log_dir,
-            state_dir=self.directory / "state",
-            run_dir=self.directory / "run",
-            on_change=lambda change: self.changes.append(
-                (change.event, change.job.id, change.user)
-            ),
-            cgroups_service=self.tree.service(devices=Devices(self.directory / "sys")),
-            connect=self.shim.connect,
-            **settings,
-        )
-
-    def on_change(self, change):
-        self.changes.append((change.event, change.job.id, change.user))
+class Host(FakeHost):
+    """A host, and what is left there of jobs."""
 
     def left_behind(self):
         jobs = [name for name in self.tree.cgroups() if name.count("/") > 0]
@@ -68,12 +43,6 @@ class Host:
     def write_exit_record(self, job_id, **how):
         with contextlib.closing(_Directory(self.log_dir / job_id)) as directory:
             exit_records.write_exit_record(directory.fd, self.shim.record(job_id, **how))
-
-    def registry(self, statement, *values):
-        with sqlite3.connect(self.directory / "state" / "jobs.db") as registry:
-            rows = registry.execute(statement, values).fetchall()
-        registry.close()
-        return rows
 
 
 class _Directory:
@@ -508,7 +477,7 @@ async def test_a_stop_reaches_a_job_whose_shim_died_meanwhile(host, service):
 async def test_a_stop_of_a_job_that_nobody_knows_does_not_wait_for_ever(host, service):
     job = await service.start_job(TRUE)
     host.shim.launched.clear()
-    service._custody._reconcile = forgetful
+    service._custody._holders.reconcile = forgetful
     with pytest.raises(Unavailable, match=job.id):
         await asyncio.wait_for(service.stop_job(job.id), 5)
 
@@ -789,6 +758,23 @@ async def test_a_start_is_not_repeated_while_it_may_have_happened(host, service,
         await job.wait()
         assert job.status.state is State.LOST
         assert "main process is not known" in job.status.message
+
+
+@pytest.fixture
+def zombie():
+    """A process that has ended, and that is reaped later."""
+    with subprocess.Popen(["true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        yield read_stat(process.pid)
+
+
+async def test_a_dead_shim_that_no_keeper_waits_for_leaves_the_same_doubt(host, service, zombie):
+    """Whoever is to reap it may take his time, and leaves no note."""
+    host.shim.clients[-1].shim = zombie
+    die_in_launch(host, lambda _job_id: None)
+    job = await service.start_job(TRUE)
+    await job.wait()
+    assert job.status.state is State.LOST
 
 
 SHIM = Stat(
@@ -1153,18 +1139,18 @@ async def test_a_job_that_ran_before_it_was_recorded_is_lost_and_not_erased(host
 
 
 async def test_a_launch_that_hangs_keeps_no_server_from_starting(host, monkeypatch):
-    monkeypatch.setattr("jobworker.job.custody.custody._RECONCILE_PATIENCE", 0.05)
+    monkeypatch.setattr("jobworker.job.custody.patience.RECONCILE", 0.05)
     async with host.service() as service:
         hung, good = [await service.start_job(TRUE) for _ in range(2)]
     host.shim.hanging.add(hung.id)
     async with host.service() as service:
-        assert good.id in service._custody._pidfds
+        assert service._custody.main_process(await service.fetch_job(good.id)) is not None
         assert (await service.fetch_job(hung.id)).status.state is State.RUNNING
 
 
 async def test_a_shim_that_hangs_makes_calls_unavailable(host, service, monkeypatch):
-    monkeypatch.setattr("jobworker.job.custody.custody._STOP_PATIENCE", 0.05)
-    monkeypatch.setattr("jobworker.job.custody.custody._LAUNCH_PATIENCE", 0.05)
+    monkeypatch.setattr("jobworker.job.custody.patience.STOP", 0.05)
+    monkeypatch.setattr("jobworker.job.custody.patience.LAUNCH", 0.05)
     job = await service.start_job(TRUE)
     host.shim.hanging.add("")
     with pytest.raises(ShimUnavailable, match="stop"):
@@ -1236,7 +1222,7 @@ async def test_a_failed_start_that_does_not_go_away_is_answered_all_the_same(
 
 
 async def test_whoever_waits_for_a_job_that_was_never_started_is_told(host, monkeypatch):
-    monkeypatch.setattr("jobworker.job.custody.custody._RECONCILE_PATIENCE", 0.05)
+    monkeypatch.setattr("jobworker.job.custody.patience.RECONCILE", 0.05)
     async with host.service() as service:
         job = await service.start_job(TRUE)
     host.registry("UPDATE jobs SET state = 'pending', pid = NULL, started_at = NULL")

@@ -10,7 +10,6 @@ import pytest
 from jobworker.errors import EventsExpired, InvalidArgument, JobNotFound, ShuttingDown
 from jobworker.job.event import EventType, JobEvent
 from jobworker.job.registry.event_log import BATCH, WINDOW, EventLog
-from jobworker.job.registry.store import Store
 from jobworker.job.state import JobStatus, State
 from jobworker.job.watching import Watching
 
@@ -45,13 +44,6 @@ class Board:
                 )
                 self._log.append(event)
         self.watching.wake()
-
-
-@pytest.fixture
-def store(tmp_path):
-    store = Store.open(tmp_path / "jobs.db")
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from jobworker import holes, output
+from jobworker.output.follow import MIN_CHUNK
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -165,3 +166,13 @@ async def test_without_a_cap_everything_is_kept(growing: Growing) -> None:
     growing.write(3 * CAP)
     growing.end()
     assert await collect(growing.follow(cap=None)) == [(0, 3 * CAP)]
+
+
+async def test_what_was_dropped_does_not_count_as_taken(growing: Growing) -> None:
+    cap = 100 * CAP
+    growing.write(150 * CAP)
+    growing.end()
+    with growing.follow(cap=cap) as chunks:
+        first, second = await anext(chunks), await anext(chunks)
+    assert first.offset == 50 * CAP
+    assert max(len(first.data), len(second.data)) <= MIN_CHUNK

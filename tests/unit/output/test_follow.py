@@ -11,7 +11,7 @@ import pytest
 
 from jobworker import output
 from jobworker.errors import ShuttingDown
-from jobworker.output.follow import CHUNK_BUDGET, MAX_CHUNK, MIN_CHUNK
+from jobworker.output.follow import CHUNK_BUDGET, GROWTH, MAX_CHUNK, MIN_CHUNK
 
 ONE_BY_ONE = "for i in range(3000): os.write(1, bytes([i % 256]))"
 PIECE_BY_PIECE = "for line in lines: os.write(1, os.urandom(int(line)))"
@@ -301,7 +301,9 @@ class TestChunks:
             sizes = [len(chunk.data) async for chunk in chunks]
         assert sizes[0] == MIN_CHUNK
         assert max(sizes) == MAX_CHUNK
-        assert all(after <= max(MIN_CHUNK, sum(sizes[:i]) // 4) for i, after in enumerate(sizes))
+        assert all(
+            after <= max(MIN_CHUNK, sum(sizes[:i]) // GROWTH) for i, after in enumerate(sizes)
+        )
 
     async def test_share_a_budget(self, big):
         others = [big.follow() for _ in range(256)]

@@ -165,3 +165,26 @@ async def test_the_budget_holds_and_what_was_taken_last_stays(file):
     assert [name for name in "abc" if one.find(name)] == ["a", "c"]
     one.leave()
     one.leave()
+
+
+def test_two_files_share_nothing_nor_do_a_live_output_and_a_final_one(tmp_path):
+    shared = Sharing()
+    files = []
+    for name in ("a", "b"):
+        (tmp_path / name).touch()
+        files.append(os.open(tmp_path / name, os.O_RDONLY))
+    try:
+        one, same, other, final = (
+            shared.join(fd, kind)
+            for fd, kind in (
+                (files[0], True),
+                (files[0], True),
+                (files[1], True),
+                (files[0], False),
+            )
+        )
+        assert one is same
+        assert len({id(each) for each in (one, other, final)}) == 3
+    finally:
+        for fd in files:
+            os.close(fd)

@@ -148,6 +148,13 @@ def test_no_grace_and_zero_grace_differ():
     assert convert.job_spec(pb.StartRequest(stop=pb.StopPolicy())).stop.grace == 10
 
 
+@pytest.mark.parametrize("field", ["created_after", "created_before"])
+@pytest.mark.parametrize("moment", [{"seconds": 2**62}, {"nanos": -1}, {"nanos": 2**31 - 1}])
+def test_a_time_that_there_is_not_is_refused(field, moment):
+    with pytest.raises(InvalidArgument, match=f"^{field}: "):
+        convert.job_filter(pb.ListRequest(**{field: Timestamp(**moment)}))
+
+
 def test_every_state_and_reason_has_its_number():
     assert set(convert.STATUSES) == set(State)
     assert set(convert.STATUSES.values()) == set(pb.Status.values()) - {pb.STATUS_UNSPECIFIED}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from jobworker import cgroups, shim
     from jobworker.job.custody.end_notes import EndNotes
+    from jobworker.job.custody.remains import Remains
     from jobworker.job.job import Job
     from jobworker.job.record import JobRecord, Process
 
@@ -32,9 +33,8 @@ _POLL: Final = 0.05
 class Orphans:
     """Watches orphans of a Service.
 
-    `read_end(job)` returns a job's exit record and what is wrong with it. `on_record(job, record)`
-    is called for an end that a shim has written down, `on_end(job, record)` for all others, with
-    the job's final record.
+    `on_record(job, record)` is called for an end that a shim has written down, `on_end(job,
+    record)` for all others, with the job's final record.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class Orphans:
         *,
         cgroups: cgroups.Service,
         notes: EndNotes,
-        read_end: Callable[[Job], tuple[shim.ExitRecord | None, str]],
+        remains: Remains,
         on_record: Callable[[Job, shim.ExitRecord], None],
         on_end: Callable[[Job, JobRecord], None],
     ) -> None:
         self._cgroups = cgroups
         self._notes = notes
-        self._read_end = read_end
+        self._remains = remains
         self._on_record = on_record
         self._on_end = on_end
         self._orphans: dict[str, Orphan] = {}
@@ -113,7 +113,7 @@ class Orphans:
             ending = await find_ending(job.record.process, orphan.pidfd, self._notes)
             await orphan.empty()
         # The shim may have been alive all the time, and only out of reach.
-        end, trouble = self._read_end(job)
+        end, trouble = self._remains.read_end(job)
         if end is not None:
             self._conclude(job, orphan, end)
         else:
@@ -123,7 +123,7 @@ class Orphans:
         """Return a job's exit record, or None if its shim, to which we do not speak, has died."""
         while True:
             died = processes.has_ended(shim_pidfd)
-            end, _ = self._read_end(job)
+            end, _ = self._remains.read_end(job)
             if end is not None or died:
                 return end
             await asyncio.sleep(_POLL)
@@ -137,7 +137,7 @@ class Orphans:
 
     def _finish(self, job: Job, orphan: Orphan, ending: Ending | Unknown, trouble: str) -> None:
         usage = self._usage(job)
-        left = self._remove_cgroup(job)
+        left = self._remains.remove_cgroup(job)
         record = job.record
         ended_at = time.time()
         timed_out = orphan.timed_out
@@ -181,15 +181,6 @@ class Orphans:
         except (OSError, ValueError):
             log.exception("cannot read what job %s has used", job.id)
             return {}
-
-    def _remove_cgroup(self, job: Job) -> str:
-        """Remove what may be left of a job's cgroup; return in words what went wrong."""
-        try:
-            self._cgroups.cgroup(job.id).remove()
-        except (OSError, ValueError) as error:
-            log.exception("cannot remove the cgroup of job %s", job.id)
-            return str(error)
-        return ""
 
 
 def _limit(job: Job) -> float | None:

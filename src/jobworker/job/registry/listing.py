@@ -62,18 +62,18 @@ class JobFilter:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in a listing: that of a job, accepted `created_at` seconds after the epoch."""
+    """A position in a listing: that of a job, accepted `created_at` seconds after the epoch."""
 
     created_at: float
     id: str
 
     @classmethod
     def of(cls, record: JobRecord) -> Position:
-        """Return a job's place."""
+        """Return a job's position."""
         return cls(record.created_at, record.id)
 
     def sort_key(self) -> tuple[float, str]:
-        """Return what places are ordered by."""
+        """Return what positions are ordered by."""
         return (-self.created_at, self.id)
 
 

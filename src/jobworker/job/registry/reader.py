@@ -7,13 +7,12 @@ Files").
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from jobworker.job.registry import database, listing, rows
 from jobworker.job.registry.listing import Position
+from jobworker.job.threads import Threads
 
 if TYPE_CHECKING:
     import sqlite3
@@ -50,7 +49,7 @@ class RegistryReader:
         self._scanned = scanned
         self._size = size
         self._connection: sqlite3.Connection | None = None
-        self._thread = ThreadPoolExecutor(1, "registry")
+        self._thread = Threads(1, "registry")
 
     def close(self) -> None:
         """Let the page that is being read come to its end, and close the file."""
@@ -58,10 +57,9 @@ class RegistryReader:
         if self._connection is not None:
             self._connection.close()
 
-    async def run(self, action: Callable[..., _Result], *arguments: Any) -> _Result:
+    async def run(self, action: Callable[..., _Result], *arguments: object) -> _Result:
         """Call something in the reader's thread."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, action, *arguments)
+        return await self._thread.run(action, *arguments)
 
     async def page(self, asked: JobFilter, position: Position | None, count: int) -> Found:
         """Return the next page: at most `count` jobs, fewer if finding or sending them is much.
@@ -93,13 +91,13 @@ class RegistryReader:
         count: int,
     ) -> Found:
         walk = self._shortest(connection, asked, position)
-        places, end = self._places(connection, asked, walk, position, count)
+        positions, end = self._positions(connection, asked, walk, position, count)
         records: list[JobRecord] = []
         size = 0
-        for number, place in places.items():
+        for number, at in positions.items():
             if len(records) == count:
                 return Found(records, Position.of(records[-1]))
-            row = _job(connection, number, place)
+            row = _job(connection, number, at)
             size += sum(len(row[column]) for column in _BODY)
             if records and size > self._size:
                 return Found(records, Position.of(records[-1]))
@@ -120,7 +118,7 @@ class RegistryReader:
 
         return min(walks, key=length)
 
-    def _places(
+    def _positions(
         self,
         connection: sqlite3.Connection,
         asked: JobFilter,
@@ -129,29 +127,29 @@ class RegistryReader:
         count: int,
     ) -> tuple[dict[int, Position], Position | None]:
         """Return where `count` matching jobs and one more are, by number, and where to go on."""
-        places: dict[int, Position] = {}
+        positions: dict[int, Position] = {}
         scanned, step = 0, count + 1
-        while len(places) <= count:
+        while len(positions) <= count:
             if scanned >= self._scanned:
-                return places, position
+                return positions, position
             step = min(step, self._scanned - scanned)
             found = _execute(connection, listing.candidates(asked, walk, position, step))
-            places |= {
+            positions |= {
                 number: Position(at, job_id) for at, job_id, matches, number in found if matches
             }
             if len(found) < step:
-                return places, None
+                return positions, None
             position = Position(*found[-1][:2])
             scanned += step
             step *= 4
-        return places, None
+        return positions, None
 
 
-def _job(connection: sqlite3.Connection, number: int, place: Position) -> sqlite3.Row:
+def _job(connection: sqlite3.Connection, number: int, position: Position) -> sqlite3.Row:
     query = connection.execute("SELECT * FROM jobs WHERE number = ?", (number,))
     row: sqlite3.Row | None = query.fetchone()
-    if row is None or Position(row["created_at"], row["id"]) != place:
-        raise ValueError(f"job {place.id} is not where an index has it")
+    if row is None or Position(row["created_at"], row["id"]) != position:
+        raise ValueError(f"job {position.id} is not where an index has it")
     return row
 
 

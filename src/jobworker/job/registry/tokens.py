@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from jobworker.job.registry.listing import JobFilter
 
 _VERSION: Final = 1
-_PLACE: Final = struct.Struct(">Bd16s")
+_POSITION: Final = struct.Struct(">Bd16s")
 """The version, `created_at`, the job's id."""
 _DIGEST: Final = 8
-"""Bytes of the digest that ties a place to its filters, and finds what was mistyped."""
+"""Bytes of the digest that ties a position to its filters, and finds what was mistyped."""
 
 
 def write(position: Position, asked: JobFilter) -> str:
     """Return the token of the page that begins after `position`."""
-    place = _PLACE.pack(_VERSION, position.created_at, uuid.UUID(position.id).bytes)
-    return base64.urlsafe_b64encode(place + _digest(place, asked)).decode()
+    packed = _POSITION.pack(_VERSION, position.created_at, uuid.UUID(position.id).bytes)
+    return base64.urlsafe_b64encode(packed + _digest(packed, asked)).decode()
 
 
 def read(token: str, asked: JobFilter) -> Position:
     """Return where a page begins. Raises InvalidArgument unless `write` made it for `asked`."""
     try:
         data = base64.b64decode(token, altchars=b"-_", validate=True)
-        place, digest = data[: _PLACE.size], data[_PLACE.size :]
-        version, created_at, job_id = _PLACE.unpack(place)
+        packed, digest = data[: _POSITION.size], data[_POSITION.size :]
+        version, created_at, job_id = _POSITION.unpack(packed)
     except (ValueError, struct.error):
         raise _refused() from None
-    if version != _VERSION or digest != _digest(place, asked):
+    if version != _VERSION or digest != _digest(packed, asked):
         raise _refused()
     return Position(created_at, str(uuid.UUID(bytes=job_id)))
 
@@ -48,7 +48,7 @@ def _refused() -> InvalidArgument:
     )
 
 
-def _digest(place: bytes, asked: JobFilter) -> bytes:
+def _digest(packed: bytes, asked: JobFilter) -> bytes:
     filters = [
         sorted(state.value for state in asked.states),
         asked.owner,
@@ -57,4 +57,4 @@ def _digest(place: bytes, asked: JobFilter) -> bytes:
         asked.created_after,
         asked.created_before,
     ]
-    return hashlib.sha256(place + json.dumps(filters).encode()).digest()[:_DIGEST]
+    return hashlib.sha256(packed + json.dumps(filters).encode()).digest()[:_DIGEST]

@@ -27,13 +27,6 @@ def ended(record, at):
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = Store.open(tmp_path / "jobs.db")
-    yield store
-    store.close()
-
-
-@pytest.fixture
 def jobs(store):
     """Three jobs: b has ended first, then a; c runs."""
     for name, at in (("a", 20.0), ("b", 10.0), ("c", None)):

@@ -49,13 +49,6 @@ def read_all(log, position, **filters):
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = Store.open(tmp_path / "jobs.db")
-    yield store
-    store.close()
-
-
-@pytest.fixture
 def log(store):
     return EventLog(store)
 

@@ -10,17 +10,10 @@ from jobworker.errors import InvalidArgument
 from jobworker.job.registry import listing
 from jobworker.job.registry.listing import JobFilter
 from jobworker.job.registry.reader import RegistryReader
-from jobworker.job.registry.store import Store
 from jobworker.job.state import State
 from tests.support.registry import job_record
 
 RUNNING = frozenset([State.RUNNING])
-
-
-@pytest.fixture
-def store(tmp_path):
-    with closing(Store.open(tmp_path / "jobs.db")) as store:
-        yield store
 
 
 @pytest.fixture

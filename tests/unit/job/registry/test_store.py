@@ -46,13 +46,6 @@ FINISHED = replace(
 )
 
 
-@pytest.fixture
-def store(tmp_path):
-    store = Store.open(tmp_path / "jobs.db")
-    yield store
-    store.close()
-
-
 @pytest.mark.parametrize("record", [PENDING, RUNNING, FINISHED])
 def test_a_record_comes_back_as_it_went_in(store, tmp_path, record):
     store.insert(PENDING, "f")

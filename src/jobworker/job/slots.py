@@ -1,4 +1,4 @@
-"""How many jobs may run at a time, in all and of each user, and who has which place."""
+"""How many jobs may run at a time, in all and of each user, and who has which slot."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class RunningLimits:
                 raise ConfigError(f"{name} is {value}: it must be at least 1")
 
 
-class Places:
-    """Who has a place. Nothing of it is kept: a Service fills it from its registry.
+class Slots:
+    """Who has a slot. Nothing of it is kept: a Service fills it from its registry.
 
-    There is no await between `check` and `take` in a start, so no two starts get the last place.
+    There is no await between `check` and `take` in a start, so no two starts get the last slot.
     """
 
     def __init__(self, limits: RunningLimits) -> None:
@@ -44,7 +44,7 @@ class Places:
         return len(self._owners)
 
     def check(self, owner: str) -> None:
-        """Raise ResourceExhausted, with the limit and how many jobs run, if there is no place."""
+        """Raise ResourceExhausted, with the limit and how many jobs run, if there is no slot."""
         total, per_user = self._limits.total, self._limits.per_user
         if total is not None and len(self._owners) >= total:
             raise ResourceExhausted(
@@ -60,18 +60,18 @@ class Places:
             )
 
     def take(self, job_id: str, owner: str) -> None:
-        """Give a place to a job, whether there is one or not."""
+        """Give a slot to a job, whether there is one or not."""
         self.give_back(job_id)
         self._owners[job_id] = owner
         self._taken[owner] += 1
 
     def fill(self, jobs: Iterable[tuple[str, str]]) -> None:
-        """Give places to the jobs (id, owner) of an earlier server."""
+        """Give slots to the jobs (id, owner) of an earlier server."""
         for job_id, owner in jobs:
             self.take(job_id, owner)
 
     def give_back(self, job_id: str) -> None:
-        """Take the place from a job that has ended or did not start; twice is fine."""
+        """Take the slot from a job that has ended or did not start; twice is fine."""
         owner = self._owners.pop(job_id, None)
         if owner is None:
             return
