@@ -182,6 +182,17 @@ def test_bytes_that_are_no_utf8_are_wrong_usage(run_here, arguments):
     assert result.stderr.decode() == here.stderr
 
 
+def test_a_wrong_url_names_the_file_that_it_was_written_in(run_here, tmp_path, monkeypatch):
+    path = tmp_path / "jobworker" / "config.toml"
+    path.parent.mkdir()
+    names = 'cert = "a"\nkey = "b"\nca = "c"\nurl = "http://x"'
+    path.write_text(f'current = "lab"\n[contexts.lab]\n{names}')
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    result = run_here("status", JOB)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"jobworker-cli: url in {path}: 'http://x' is none of")
+
+
 def test_a_file_that_is_missing_is_named(run_here):
     result = run_here("--cert=/no/a.crt", "--key=/no/a.key", "--ca=/no/ca.crt", "status", JOB)
     assert result.returncode == 1
