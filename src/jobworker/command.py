@@ -71,6 +71,13 @@ class Group(click.Group):
         return f"there is no command {name!r}; {hint}"
 
 
+def complete_commands(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the commands of the program that begin so."""
+    group = ctx.find_root().command
+    names = group.list_commands(ctx) if isinstance(group, click.Group) else []
+    return [name for name in names if name.startswith(incomplete)]
+
+
 class Option(click.Option):
     """A flag; `default_text` is what the help says of a default that click does not know."""
 

@@ -152,8 +152,8 @@ async def test_a_cap_below_the_smallest_is_refused_by_name(server):
         assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert error.value.details().startswith("output_max_bytes: ")
     typed = running.cli("start", "--output-max", "1K", "true")
-    assert typed.returncode == 1
-    assert b"--output-max: 1024 bytes are too few" in typed.stderr
+    assert typed.returncode == 2
+    assert b"--output-max': '1K' would keep too little" in typed.stderr
 
 
 @pytest.fixture

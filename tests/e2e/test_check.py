@@ -228,3 +228,35 @@ def test_a_file_in_the_place_of_a_directory_is_a_failure(check, place):
     done = check("--format", "json", state_dir=place / "jobworker.toml" / "state")
     assert done.returncode == 1
     assert "jobworker.toml is not a directory" in findings(done, "failed")["state"]
+
+
+def test_a_setting_that_serve_would_refuse_is_refused_in_the_same_words(place):
+    config = place / "jobworker.toml"
+    config.write_text('output-max = "1K"')
+    done = [jobworker(command, "--config", config) for command in ("check", "serve")]
+    assert [each.returncode for each in done] == [2, 2]
+    refusals = [each.stderr.splitlines()[0] for each in done]
+    assert refusals[0] == refusals[1]
+    assert f"output-max in {config}: '1K' is too little" in refusals[0]
+
+
+def test_an_audit_log_that_could_not_be_written_is_a_failure(check, mount, place):
+    directory = mount("ro")
+    done = check("--format", "json", audit_log=directory / "audit" / "log")
+    assert done.returncode == 1
+    assert findings(done, "failed") == {
+        "audit log": f"cannot use {directory}/audit: {directory} is on a file system that is "
+        "read-only"
+    }
+    (place / "state" / "audit.log").mkdir(parents=True)
+    done = check("--format", "json")
+    assert done.returncode == 1
+    assert findings(done, "failed") == {
+        "audit log": f"cannot use {place}/state/audit.log: it is not a file"
+    }
+
+
+def test_an_audit_log_elsewhere_has_a_line_of_its_own(check, place):
+    done = check("--format", "json", audit_log=place / "audit.log")
+    assert done.returncode == 0
+    assert str(place) in findings(done, "ok")["audit log"]

@@ -146,7 +146,7 @@ def test_ctrl_c_detaches_and_says_how_to_stop_the_job(server):
         (["start"], 2, "COMMAND"),
         (["start", "--memory-max", "-1", "true"], 2, "--memory-max"),
         (["start", "--cpu-weight", "0", "true"], 2, "--cpu-weight"),
-        (["status", "nonsense"], 1, "nonsense"),
+        (["status", "nonsense"], 2, "nonsense"),
         (["status", "00000000-0000-4000-8000-000000000000"], 1, "no job"),
         (["stop", "00000000-0000-4000-8000-000000000000"], 1, "no job"),
         (["output", "00000000-0000-4000-8000-000000000000"], 1, "no job"),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 OUTPUT = bytes(range(256)) * 12_289  # 3 MiB and a bit, no UTF-8
+NO_JOB = "00000000-0000-4000-8000-000000000000"
 
 
 class Result(NamedTuple):
@@ -229,14 +230,14 @@ class Patient(ScriptedService):
 async def test_ctrl_c_while_a_job_is_stopped_says_that_the_stop_goes_on(cli, serve):
     service = Patient()
     cli.url = (await serve(service)).url
-    process = await cli.start("stop", "x")
+    process = await cli.start("stop", NO_JOB)
     await asyncio.wait_for(service.stopping.wait(), 20)
     process.send_signal(signal.SIGINT)
     result = await finish(process)
     assert result.status == 130
     assert result.stderr == (
         "jobworker-cli: interrupted; the server goes on stopping the job if the request has "
-        "reached it: jobworker-cli status x says whether it has ended\n"
+        f"reached it: jobworker-cli status {NO_JOB} says whether it has ended\n"
     )
 
 
@@ -327,9 +328,9 @@ async def test_a_wait_whose_time_has_passed_is_124(cli, service):
 
 async def test_a_wait_for_an_unknown_job_is_125_and_the_others_are_waited_for(cli, service):
     job_id = service.add(status=exited(3)).job.id
-    result = await cli("wait", "nope", job_id)
+    result = await cli("wait", NO_JOB, job_id)
     assert (result.status, result.stdout) == (125, b"3\n")
-    assert "no job has the id nope" in result.stderr
+    assert f"no job has the id {NO_JOB}" in result.stderr
 
 
 async def test_wait_as_json_is_an_object_a_line(cli, service):
@@ -363,6 +364,23 @@ async def started_job(service: ScriptedService) -> Any:
     await asyncio.wait_for(service.wait_for_followers(1), 30)
     (job,) = service.jobs.values()
     return job
+
+
+@pytest.mark.parametrize("command", [("wait",), ("stats", "--follow")])
+async def test_ctrl_c_on_what_follows_a_job_says_that_it_goes_on_and_how_to_come_back(
+    cli, service, command
+):
+    job_id = service.add(status=RUNNING).job.id
+    process = await cli.start(*command, job_id)
+    async with asyncio.timeout(20):
+        while not service.requests:
+            await asyncio.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    result = await finish(process)
+    assert result.status == 130
+    assert result.stderr.startswith("jobworker-cli: interrupted; ")
+    assert "goes on" in result.stderr
+    assert f": jobworker-cli {' '.join(command)} {job_id} " in result.stderr
 
 
 # run
@@ -441,15 +459,39 @@ async def test_ctrl_c_detaches_run_and_says_how_to_go_on(cli, service):
     assert not job.finished
 
 
-async def test_a_run_whose_reader_is_gone_says_that_the_job_goes_on(cli, service):
+async def test_a_run_whose_reader_is_gone_stops_the_job_and_says_so(cli, service):
     process = await cli.start("run", "x")
     job = await started_job(service)
     process.stdout._transport.close()
     await job.write(OUTPUT)
     await asyncio.wait_for(process.wait(), 30)
     assert process.returncode == 141
-    assert f"jobworker-cli stop {job.job.id}".encode() in await process.stderr.read()
-    assert not job.finished
+    assert f"stopping job {job.job.id}".encode() in await process.stderr.read()
+    assert service.requests[-1] == pb.StopRequest(job_id=job.job.id), "as the job's own policy says"
+
+
+async def test_a_run_whose_reader_is_gone_stops_the_job_also_if_nobody_reads_messages(cli, service):
+    reading, writing = os.pipe()
+    process = await cli.start("run", "x", stdout=writing, stderr=writing)
+    os.close(writing)
+    job = await started_job(service)
+    os.close(reading)
+    await job.write(OUTPUT)
+    await asyncio.wait_for(process.wait(), 30)
+    assert process.returncode == 141
+    assert job.finished
+
+
+async def test_a_run_that_cannot_stop_the_job_says_so_and_is_125(cli, service):
+    process = await cli.start("run", "x")
+    job = await started_job(service)
+    service.refusals["Stop"] = [Refusal(grpc.StatusCode.INTERNAL, "it is broken")]
+    process.stdout._transport.close()
+    await job.write(OUTPUT)
+    await asyncio.wait_for(process.wait(), 30)
+    assert process.returncode == 125
+    said = await process.stderr.read()
+    assert f"cannot stop job {job.job.id}: the server failed: it is broken".encode() in said
 
 
 async def test_a_run_whose_output_cannot_be_written_is_125(cli, service, full):
@@ -564,9 +606,10 @@ async def test_remove_by_force_kills_first(cli, service):
 
 async def test_remove_does_not_try_every_job_on_a_server_that_is_not_there(cli):
     cli.url = "localhost:1"
-    result = await cli("remove", "x", "y")
+    other = NO_JOB.replace("0", "1")
+    result = await cli("remove", NO_JOB, other)
     assert (result.status, result.stdout) == (1, b"")
-    assert result.stderr.startswith("jobworker-cli: cannot remove job x, y: cannot reach")
+    assert result.stderr.startswith(f"jobworker-cli: cannot remove job {NO_JOB}, {other}: ")
     assert len(result.stderr.splitlines()) == 1
 
 
@@ -734,11 +777,11 @@ async def test_a_flag_of_watch_that_is_empty_is_wrong_usage(cli, service, flag):
     "command", ["stop", "status", "output", "pause", "resume", "stats", "remove", "watch"]
 )
 async def test_an_unknown_job_is_a_sentence_and_status_1(cli, command):
-    result = await cli(command, "x")
+    result = await cli(command, NO_JOB)
     assert result.status == 1
     assert result.stdout == b""
     assert result.stderr.startswith("jobworker-cli: cannot ")
-    assert result.stderr.endswith("job x: no job has the id x\n")
+    assert result.stderr.endswith(f"job {NO_JOB}: no job has the id {NO_JOB}\n")
 
 
 async def test_the_flag_wins_over_the_variable(cli, service, pki):
@@ -763,7 +806,7 @@ def silent() -> Iterator[int]:
 async def test_a_person_is_told_what_is_waited_for(cli, silent):
     cli.url = f"localhost:{silent}"
     reading, writing = os.openpty()
-    process = await cli.start("status", "x", stderr=writing)
+    process = await cli.start("status", NO_JOB, stderr=writing)
     os.close(writing)
     said = await asyncio.wait_for(asyncio.to_thread(os.read, reading, 1000), 30)
     assert said == f"jobworker-cli: waiting for {cli.url} to answer; Ctrl-C gives up\r\n".encode()
@@ -833,6 +876,13 @@ async def test_ctrl_c_is_heard_while_nobody_reads_the_output(cli, service):
     assert result.status == 130
     assert written == OUTPUT[: len(written)]
     assert f"--offset {len(written)} " in result.stderr, "what was written of a message counts"
+
+
+async def test_an_offset_beyond_the_end_is_said_to_be(cli, service):
+    job_id = service.add(b"one").job.id
+    said = "jobworker-cli: the output has only 3 bytes; byte 4 is beyond its end\n"
+    assert await cli("output", "--since-offset", "4", job_id) == Result(0, b"", said)
+    assert await cli("output", "--since-offset", "3", job_id) == Result(0, b"", "")
 
 
 async def test_a_reader_that_is_gone_ends_it_quietly_as_by_sigpipe(cli, service):
@@ -968,7 +1018,7 @@ async def test_the_last_of_an_output_begins_with_what_a_cap_has_left_at_most(cli
 
 
 async def test_output_cannot_begin_in_two_places(cli):
-    result = await cli("output", "--last", "1", "--since-offset", "4", "x")
+    result = await cli("output", "--last", "1", "--since-offset", "4", NO_JOB)
     assert result.status == 2
     assert "--since-offset cannot be combined with --last" in result.stderr
 
@@ -986,10 +1036,10 @@ async def test_a_server_that_goes_away_before_it_says_whether_there_are_two_is_a
 
 
 async def advice(cli: Cli) -> str:
-    result = await cli("status", "x")
+    result = await cli("status", NO_JOB)
     assert result.status == 1
     assert result.stdout == b""
-    start = "jobworker-cli: cannot get the status of job x: cannot reach the server at "
+    start = f"jobworker-cli: cannot get the status of job {NO_JOB}: cannot reach the server at "
     assert result.stderr.startswith(start), result.stderr
     assert result.stderr.count("\n") == 1, "one sentence, and no log of gRPC's"
     return result.stderr
@@ -1009,7 +1059,7 @@ async def test_a_host_that_does_not_exist(cli):
 async def test_an_authority_that_did_not_sign_the_servers_certificate(cli, tmp_path):
     cli.ca = tmp_path / "other.crt"
     trustme.CA().cert_pem.write_to_path(str(cli.ca))
-    result = await cli("status", "x")
+    result = await cli("status", NO_JOB)
     assert result.status == 1
     assert f"its certificate was not signed by the authority in {cli.ca}" in result.stderr
     assert result.stderr.count("\n") == 1, "a warning beside it would say the same"
@@ -1048,7 +1098,7 @@ async def test_a_server_certificate_that_has_expired(cli, pki, serve, service):
 async def test_a_client_certificate_that_has_expired_is_found_here(cli, pki):
     pki.issue("late", expired=True)
     cli.user = "late"
-    result = await cli("status", "x")
+    result = await cli("status", NO_JOB)
     assert result.status == 1
     assert "late.crt" in result.stderr
     assert "expired" in result.stderr
@@ -1156,3 +1206,16 @@ async def test_list_says_what_the_server_says_in_the_words_of_the_command_line(c
     result = await cli("list", "--since", "2h")
     assert result.status == 1
     assert "cannot list jobs: --since: is too early" in result.stderr
+
+
+async def test_what_the_server_says_of_the_same_thing_is_not_said_twice(cli, service):
+    job_id = service.add(status=RUNNING).job.id
+    too_many = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "cannot start the job: 3 jobs run here")
+    unmet = Refusal(
+        grpc.StatusCode.FAILED_PRECONDITION, f"cannot apply memory.max to job {job_id}: no memory"
+    )
+    service.refusals |= {"Start": [too_many], "UpdateLimits": [unmet]}
+    said = (await cli("start", "sleep", "3")).stderr
+    assert said == "jobworker-cli: cannot start sleep 3: 3 jobs run here\n"
+    said = (await cli("update", "--memory-max", "1G", job_id)).stderr
+    assert said == f"jobworker-cli: cannot apply memory.max to job {job_id}: no memory\n"

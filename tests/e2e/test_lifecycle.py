@@ -284,6 +284,27 @@ async def test_fifty_starts_of_one_request_are_one_job_also_while_the_server_is_
     assert (running.log_dir / job_id / "output").read_bytes() == b"begun\n"
 
 
+async def test_a_job_says_that_a_stop_is_under_way(server):
+    running = server()
+    async with running.client() as client:
+        script = "trap 'echo asked' TERM; echo ready; while :; do sleep 0.02; done"
+        job_id = (await client.start(sh(script))).job_id
+        async for message in client.output(job_id, tail=True):
+            if b"ready" in message.output:
+                break
+        assert not (await client.status(job_id)).job.stopping
+        stop = asyncio.create_task(client.stop(job_id, grace=600))
+        async for message in client.output(job_id, tail=True):
+            if b"asked" in message.output:
+                break
+        assert (await client.status(job_id)).job.stopping
+        (listed,) = [job async for job in client.list_jobs(pb.ListRequest())]
+        assert listed.stopping
+        await client.stop(job_id, grace=0)
+        await stop
+        assert not (await client.status(job_id)).job.stopping
+
+
 # Time limits
 
 

@@ -20,6 +20,8 @@ from tests.support.server import READY_LINE, Server
 from tests.support.shim import shim_is_gone
 from tests.support.waiting import PATIENCE, until, wait_until
 
+NO_JOB = "00000000-0000-4000-8000-000000000000"
+
 # Settings
 
 
@@ -55,7 +57,7 @@ def test_a_flag_wins_over_the_environment_that_wins_over_the_file(certs, cgroup_
         assert (cgroup_root / "jobworker").exists()
         # What nothing sets has its default.
         assert (tmp_path / "environment" / "state-dir" / "audit.log").exists()
-        assert server.cli("status", "x").returncode == 1
+        assert server.cli("status", NO_JOB).returncode == 1
     finally:
         server.close()
 
@@ -209,7 +211,7 @@ def test_a_second_server_on_the_same_directories_is_refused(server):
     running = server()
     message = refused(running.command()[len(JOBWORKER) :])
     assert message.startswith(f"another jobworker server (pid {running.process.pid}) uses ")
-    assert running.cli("status", "x").returncode == 1
+    assert running.cli("status", NO_JOB).returncode == 1
     assert running.process.poll() is None
 
 

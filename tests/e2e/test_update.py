@@ -47,7 +47,7 @@ def test_a_limit_is_changed_or_refused_by_name(server, flag):
         )
     else:
         assert result.returncode == 1
-        assert f"cannot change the limits of job {job_id}: " in result.stderr.decode()
+        assert f" to job {job_id}: " in result.stderr.decode()
         assert f"the {controller} controller" in result.stderr.decode()
     assert running.cli("stop", "--grace", "0", job_id).returncode == 0
 

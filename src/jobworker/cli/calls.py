@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
 import sys
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -11,7 +13,7 @@ import click
 import grpc
 
 from jobworker.auth.files import FileMissing
-from jobworker.cli.context import Connection, resolve
+from jobworker.cli.context import Connection, config_path, resolve
 from jobworker.cli.failure import explain
 from jobworker.cli.session import Failure
 from jobworker.errors import ConfigError
@@ -100,9 +102,13 @@ def failure(session: Session, doing: str, error: grpc.RpcError, in_doubt: str = 
 
 
 def _cannot(doing: str, reason: str) -> str:
-    # The server begins some of its sentences with the same words.
-    words = f"cannot {doing}"
-    return reason if reason.startswith(f"{words}:") else f"{words}: {reason}"
+    # The server's sentence may say the same: that the job cannot be started, or what cannot be done
+    # to this very job.
+    verb, _, which = doing.partition(" ")
+    job = re.search(r"\bjob \S+$", doing)
+    if job and re.match(rf"cannot [^:]*\b{re.escape(job[0])}(?: [^:]*)?:", reason):
+        return reason
+    return f"cannot {verb} {which}: {reason.removeprefix(f'cannot {verb} the job: ')}"
 
 
 class _Warnings(logging.Handler):
@@ -143,7 +149,8 @@ def connection_of(session: Session) -> Connection:
     except ConfigError as error:
         raise click.UsageError(str(error), _program()) from error
     except ValueError as error:
-        raise click.UsageError(f"--url: {error}", _program()) from error
+        where = "--url (or JOBWORKER_URL)" if session.url else f"url in {config_path(os.environ)}"
+        raise click.UsageError(f"{where}: {error}", _program()) from error
     return connection
 
 

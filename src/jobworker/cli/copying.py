@@ -50,21 +50,26 @@ class Copy:
         self.stream = stream
         self.out = out
         self._last = last or {}
+        self._begin = out.offset
         self._next = out.offset
         self._what = f"{what} ({stream})" if stream else what
         self._gaps = Gaps(self._what)
 
-    async def run(self, client: Client, *, tail: bool, as_json: bool) -> StatusDetail:
+    async def run(
+        self, client: Client, *, tail: bool, as_json: bool, reached: bool
+    ) -> StatusDetail:
         """Copy to the end; return the job's status then. Raises what `Client.output` raises.
 
         Afterwards, be it so or so, `out` stands where it is.
         """
         status: StatusDetail | None = None
+        size = 0
         stream = client.output(
             self._job_id,
             tail=tail,
             offset=self._next,
             stream=STREAMS[self.stream or "stdout"],
+            reached=reached,
             on_interrupted=self._say_interrupted,
             **self._last,
         )
@@ -74,6 +79,7 @@ class Copy:
                     await self._take(message, as_json=as_json)
                     if message.has_end:
                         status = message.end.status
+                        size = message.end.size
         except Exception:
             # What was taken is written, too: the error says how far the stream has come.
             await self.out.flush()
@@ -85,6 +91,8 @@ class Copy:
             _say(self._gaps.rest())
         if status is None:
             raise AssertionError("a stream ends with its end")
+        if not self._last and size < self._begin:
+            _say(f"{self._what} has only {size} bytes; byte {self._begin} is beyond its end")
         return status
 
     def rest(self) -> str:
@@ -119,15 +127,20 @@ class Copy:
 
 
 async def copy_all(
-    client: Client, copies: Sequence[Copy], *, tail: bool, as_json: bool
+    client: Client, copies: Sequence[Copy], *, tail: bool, as_json: bool, reached: bool
 ) -> StatusDetail:
     """Copy streams at once, each to its end; return the job's status then.
+
+    A server that was `reached` before, and is away now, is waited for.
 
     The first that fails ends the others, and is raised.
     """
     if len(copies) == 1:
-        return await copies[0].run(client, tail=tail, as_json=as_json)
-    tasks = [asyncio.create_task(each.run(client, tail=tail, as_json=as_json)) for each in copies]
+        return await copies[0].run(client, tail=tail, as_json=as_json, reached=reached)
+    tasks = [
+        asyncio.create_task(each.run(client, tail=tail, as_json=as_json, reached=reached))
+        for each in copies
+    ]
     try:
         return (await asyncio.gather(*tasks))[0]
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
@@ -165,7 +166,8 @@ def main() -> NoReturn:
     if "_JOBWORKER_CLI_COMPLETE" in os.environ:
         cli.main(prog_name=PROGRAM)
     status = run(sys.argv[1:])
-    sys.stderr.flush()
+    with suppress(OSError):  # What nobody reads does not change how we end.
+        sys.stderr.flush()
     # Taking the interpreter apart would cost as much time as a call, and nothing is left to do:
     # the channel is closed and what was printed is flushed.
     os._exit(status)
@@ -179,7 +181,10 @@ def run(arguments: Sequence[str]) -> int:
 def _prepare() -> None:
     if sys.stdout is None or sys.stderr is None:
         # A socket opened later would get the descriptor, and be written to.
-        sys.exit(f"{PROGRAM}: cannot start: standard output or standard error is closed")
+        if sys.stderr is not None:
+            program.say(PROGRAM, "standard output is closed; > /dev/null throws it away")
+        called = next((word for word in sys.argv[1:] if word in COMMANDS), "")
+        sys.exit(FAILURE_STATUS.get(called, program.FAILED))
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     if not program.debugging():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from jobworker import ids
 from jobworker.cli.session import FORMATS, Session
 from jobworker.command import Command, Option
+from jobworker.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +77,15 @@ def parsed(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parame
     return read
 
 
+def complete_signals(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names of signals that begin so, with SIG if that is how it begins."""
+    names = [each.name for each in signal.Signals]
+    typed = incomplete.upper()
+    if not typed.startswith("SIG"):
+        names = [name.removeprefix("SIG") for name in names]
+    return [name for name in names if name.startswith(typed)]
+
+
 def utf8(text: str) -> str:
     """Return `text`; raises ValueError if it is not UTF-8, which is all the wire can carry."""
     try:
@@ -100,10 +112,13 @@ def format_option(function: F) -> F:
 
 
 def parse_job_id(text: str) -> str:
-    """Return a job's id; the server knows whether it is one."""
+    """Return a job's id; raises ValueError for what no job has."""
     if not text:
         raise ValueError("it is empty; give the id that start has printed")
-    return text
+    try:
+        return ids.parse_job_id(text)
+    except InvalidArgument as error:
+        raise ValueError(error.problem) from error
 
 
 job_id_argument: Final = click.argument("job_id", metavar="JOB_ID", callback=parsed(parse_job_id))

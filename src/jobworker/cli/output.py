@@ -98,7 +98,7 @@ def command(
         if stream is None and await is_split(client, job_id):
             fds = (sys.stdout.fileno(), (sys.stdout if as_json else sys.stderr).fileno())
             copies[:] = [copy_of(name, fd) for name, fd in zip(STREAMS, fds, strict=True)]
-        await copy_all(client, copies, tail=tail, as_json=as_json)
+        await copy_all(client, copies, tail=tail, as_json=as_json, reached=stream is None)
 
     try:
         call(session, f"get the output of job {job_id}", copy)

@@ -81,7 +81,7 @@ def status_text(response: StatusResponse, now: float, clock: Callable[[float], s
     rows: list[tuple[str, list[str]]] = [
         ("job", [job.id]),
         ("name", _given(job.name)),
-        ("status", [status_line(response.status, job.stop.signal, paused=job.paused)]),
+        ("status", [job_status(job, response.status)]),
         ("", _given(response.status.message)),
         ("command", [join([job.command.name, *job.command.args])] if job.command.name else []),
         ("owner", _given(job.owner)),
@@ -120,7 +120,14 @@ def layout(rows: Iterable[tuple[str, list[str]]]) -> str:
     )
 
 
-def status_line(detail: StatusDetail, stop_signal: int = 0, *, paused: bool = False) -> str:
+def job_status(job: Job, detail: StatusDetail) -> str:
+    """Say a job's status, and what is under way: ``running (stopping)``, ``running (paused)``."""
+    return status_line(detail, job.stop.signal, paused=job.paused, stopping=job.stopping)
+
+
+def status_line(
+    detail: StatusDetail, stop_signal: int = 0, *, paused: bool = False, stopping: bool = False
+) -> str:
     """Say a status in a word or two: ``running``, ``exited (0)``, ``stopped (timed out)``.
 
     `stop_signal` is what a stop of the job sends first; 0 means that this is not known.
@@ -139,6 +146,8 @@ def status_line(detail: StatusDetail, stop_signal: int = 0, *, paused: bool = Fa
         notes.append("SIGKILL after the grace period")
     elif detail.signal:
         notes.append(units.format_signal(detail.signal))
+    if stopping:
+        notes.append("stopping")
     if paused:
         notes.append("paused")
     return f"{state} ({', '.join(notes)})" if notes else state

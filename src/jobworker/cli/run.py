@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from jobworker import heap
+from jobworker import heap, program
 from jobworker.cli import ended, start
 from jobworker.cli.calls import call
 from jobworker.cli.copying import STREAMS, Copy, copy_all, where
@@ -34,7 +35,8 @@ _AS_A_SHELL: Final = {
 _EPILOG: Final = """\b
 Exit status: the job's own exit code; 128 and the signal that ended it; 126 if
 the command cannot be executed, 127 if it is not found; 125 if something else
-failed, or the job's end is not known; 130 after Ctrl-C.
+failed, or the job's end is not known; 130 after Ctrl-C; 141 if what reads the
+output went away.
 
 \b
 Examples:
@@ -57,7 +59,8 @@ def command(session: Session, /, command_line: tuple[str, ...], **flags: Any) ->
     """Start COMMAND as a job on the server, write its output, and end as it does.
 
     The output is written byte for byte from the first one on. When the connection is lost, or the
-    server is restarted, it goes on where it was. Ctrl-C detaches: the job goes on.
+    server is restarted, it goes on where it was. Ctrl-C detaches: the job goes on. When what reads
+    the output goes away, as in `... | head`, the job is stopped.
 
     As JSON: one object a line, first the answer to the start, then the output as output writes it.
     """
@@ -104,7 +107,7 @@ def _follow(session: Session, started: StartResponse, *, split: bool) -> StatusD
     async def copy(client: Client) -> StatusDetail:
         if as_json:
             copies[0].out.write_as(f"{to_json(started, indent=None)}\n".encode(), 0)
-        return await copy_all(client, copies, tail=True, as_json=as_json)
+        return await copy_all(client, copies, tail=True, as_json=as_json, reached=True)
 
     try:
         return call(session, f"get the output of job {job_id}", copy)
@@ -112,10 +115,26 @@ def _follow(session: Session, started: StartResponse, *, split: bool) -> StatusD
         click.echo(f"\njobworker-cli: {_detached(job_id, copies)}", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
     except BrokenPipeError:
-        click.echo(f"jobworker-cli: {_detached(job_id, copies)}", err=True)
+        _stop(session, job_id, copies)
         raise click.exceptions.Exit(BROKEN_PIPE) from None
     except Failure as failure:
         raise Failure(f"{failure}\nIt is {_detached(job_id, copies)}") from failure
+
+
+def _stop(session: Session, job_id: str, copies: Sequence[Copy]) -> None:
+    """Stop a job whose output nobody reads, as SIGPIPE ends a command here."""
+    with suppress(BrokenPipeError):  # It may be standard error whose reader is gone.
+        program.say(
+            "jobworker-cli",
+            f"what reads the output went away at {where(copies)}; stopping job {job_id}, "
+            "unless it has ended",
+        )
+    call(
+        session,
+        f"stop job {job_id}",
+        lambda client: client.stop(job_id),
+        in_doubt=f"the job may go on: jobworker-cli stop {job_id} stops it",
+    )
 
 
 def _detached(job_id: str, copies: Sequence[Copy]) -> str:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from jobworker.cli.calls import call
-from jobworker.cli.options import SectionedCommand, format_option, job_id_argument, parsed
+from jobworker.cli.options import (
+    SectionedCommand,
+    complete_signals,
+    format_option,
+    job_id_argument,
+    parsed,
+)
 from jobworker.cli.units import parse_signal
 from jobworker.program import write
 
@@ -32,7 +38,12 @@ Examples:
 )
 @click.option("--all", "all_processes", is_flag=True, help="Send it to all processes of the job.")
 @format_option
-@click.argument("signum", metavar="SIGNAL", callback=parsed(parse_signal))
+@click.argument(
+    "signum",
+    metavar="SIGNAL",
+    callback=parsed(parse_signal),
+    shell_complete=complete_signals,
+)
 @job_id_argument
 @click.pass_obj
 def command(session: Session, /, job_id: str, signum: int, *, all_processes: bool) -> None:

@@ -13,6 +13,7 @@ from jobworker.cli.calls import call
 from jobworker.cli.options import (
     SectionedCommand,
     SectionedOption,
+    complete_signals,
     format_option,
     option,
     parsed,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 JOB: Final = "Job"
 STDIN_MAX: Final = 1024 * 1024
 """Bytes of standard input that a request may carry."""
+OUTPUT_MAX_MIN: Final = 64 * 1024
+"""Bytes of the smallest cap on an output."""
 
 _EPILOG: Final = """\b
 Everything after the command's name belongs to the command. No shell is
@@ -64,9 +67,15 @@ def _timeout(text: str) -> Fraction:
 
 def _output_max(text: str) -> int:
     size = units.parse_size(text)
-    if not size:
-        raise ValueError(f"{text!r} would keep nothing; give 64K or more, or max")
+    if size < OUTPUT_MAX_MIN:
+        raise ValueError(f"{text!r} would keep too little; give 64K or more, or max")
     return size
+
+
+def _directory(text: str) -> str:
+    if text and not text.startswith("/"):
+        raise ValueError(f"{text!r} is not an absolute path")
+    return text
 
 
 @click.command(
@@ -87,7 +96,7 @@ def _output_max(text: str) -> int:
 )
 @option(
     "--working-directory",
-    parse=str,
+    parse=_directory,
     section=JOB,
     metavar="DIR",
     help="Absolute path on the server's host.  [default: /]",
@@ -134,6 +143,7 @@ def _output_max(text: str) -> int:
     parse=units.parse_signal,
     section=JOB,
     metavar="SIGNAL",
+    shell_complete=complete_signals,
     help="What stop sends first: TERM, SIGTERM, 15.  [default: TERM]",
 )
 @option(

@@ -85,7 +85,8 @@ def command(session: Session, /, job_id: str, *, follow: bool, interval: Fractio
                 write(line)
             before = sample
 
-    call(session, f"get the stats of job {job_id}", show)
+    again = f"the job goes on unless it has ended: jobworker-cli stats --follow {job_id} shows more"
+    call(session, f"get the stats of job {job_id}", show, in_doubt=again if follow else "")
 
 
 def _say_interrupted(problem: str) -> None:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from jobworker.cli.calls import call
-from jobworker.cli.options import SectionedCommand, format_option, job_id_argument, option
+from jobworker.cli.options import (
+    SectionedCommand,
+    complete_signals,
+    format_option,
+    job_id_argument,
+    option,
+)
 from jobworker.cli.units import parse_duration, parse_signal
 from jobworker.program import write
 
@@ -33,6 +39,7 @@ Examples:
     "signum",
     parse=parse_signal,
     metavar="SIGNAL",
+    shell_complete=complete_signals,
     help="What to send first: INT, SIGINT, 2.  [default: the job's own]",
 )
 @option(

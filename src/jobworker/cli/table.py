@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from jobworker.cli import units
-from jobworker.cli.render import status_line
+from jobworker.cli.render import job_status
 from jobworker.text import join, printable
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Table:
             *(
                 shortened(printable(text), LONGEST_CELL)
                 for text in (
-                    status_line(job.status, job.stop.signal, paused=job.paused),
+                    job_status(job, job.status),
                     job.owner,
                     age.removesuffix(" ago") if job.HasField("created_at") else "",
                     job.name,

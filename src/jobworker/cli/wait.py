@@ -86,7 +86,13 @@ def command(session: Session, /, job_ids: tuple[str, ...], timeout: Fraction | N
         if failures:
             raise failures[0]
 
-    call(session, f"wait for job {', '.join(job_ids)}", wait)
+    which = " ".join(job_ids)
+    call(
+        session,
+        f"wait for job {', '.join(job_ids)}",
+        wait,
+        in_doubt=f"what has not ended goes on: jobworker-cli wait {which} waits for it again",
+    )
     raise click.exceptions.Exit(next(filter(None, statuses), 0))
 
 

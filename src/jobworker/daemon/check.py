@@ -24,7 +24,7 @@ from jobworker.errors import CgroupUnavailable, ConfigError
 from jobworker.job.service import DEFAULT_CGROUP_ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
 _OLDEST_KERNEL: Final = (5, 7)
@@ -79,6 +79,7 @@ def look(
     log_dir: Path,
     state_dir: Path,
     run_dir: Path,
+    audit_log: Path,
 ) -> Report:
     """Look at everything a server with these settings needs."""
     directories = {"log": log_dir, "state": state_dir, "run": run_dir}
@@ -89,6 +90,7 @@ def look(
             *_cgroups(cgroup_root),
             *certificates(CredentialFiles(cert, key, ca), datetime.now(UTC)),
             *(_directory(name, path.absolute()) for name, path in directories.items()),
+            *_audit_log(audit_log.absolute(), {path.absolute() for path in directories.values()}),
             address(host, port),
         )
     )
@@ -223,6 +225,16 @@ def _directory(name: str, directory: Path) -> Finding:
         return Finding("directories", name, Verdict.FAILED, f"cannot use {directory}: {obstacle}")
     free = state.f_bavail * state.f_frsize
     return room(name, f"{directory}{'' if there == directory else ' (will be created)'}", free)
+
+
+def _audit_log(path: Path, looked_at: Collection[Path]) -> Iterator[Finding]:
+    """Look at the audit log, and at its directory unless that is one of those `looked_at`."""
+    name = "audit log"
+    if os.path.lexists(path) and not (path.is_file() and os.access(path, os.W_OK)):
+        why = "it may not be written to" if path.is_file() else "it is not a file"
+        yield Finding("directories", name, Verdict.FAILED, f"cannot use {path}: {why}")
+    elif path.parent not in looked_at:
+        yield _directory(name, path.parent)
 
 
 def room(name: str, what: str, free: int) -> Finding:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
 import jobworker
 from jobworker import program
 from jobworker.cgroups.delegation import OWN
-from jobworker.command import Group, Option
+from jobworker.command import Group, Option, complete_commands
 from jobworker.daemon import bounds, config
 from jobworker.daemon.listen import parse_listen
 from jobworker.errors import JobWorkerError
@@ -28,12 +29,30 @@ from jobworker.job.service import (
 from jobworker.rpc.defaults import DEFAULT_ADDRESS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from jobworker.auth.certs import Outcome
 
 _PROGRAM: Final = "jobworker"
 _CERTS: Final = Path("/etc/jobworker/certs")
+_CONFIG: Final = f"{__name__}.config"
+"""The key of the configuration file's path in a click context."""
+_PLACES: Final = ("cert", "key", "ca", "log_dir", "state_dir", "run_dir", "cgroup_root")
+"""What `check` looks at; a bound has been looked at when it was read."""
+
+
+class _Setting(Option):
+    """A flag that names, when its value is wrong, the place where that was written."""
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """Return what messages call it."""
+        source = ctx.get_parameter_source(self.name) if ctx and self.name else None
+        if source is ParameterSource.ENVIRONMENT:
+            return f"{self.envvar} in the environment"
+        if source is ParameterSource.DEFAULT_MAP:
+            assert ctx is not None  # noqa: S101 - it has told the source
+            return f"{self.opts[0].removeprefix('--')} in {ctx.meta[_CONFIG]}"
+        return f"'{self.opts[0]}'"
 
 
 class _Absolute(click.Path):
@@ -72,7 +91,7 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
             "--config",
             "config_file",
             type=_FILE,
-            cls=Option,
+            cls=_Setting,
             envvar="JOBWORKER_CONFIG",
             show_envvar=True,
             is_eager=True,
@@ -97,6 +116,8 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
                 default_text=f"the same if it was delegated, else {DEFAULT_CGROUP_ROOT}",
                 help="A cgroup2 mount or a directory in one; mounted if it is missing or empty. "
                 f'"{OWN}" stands for the cgroup that the server was started in.'),
+        _option("--audit-log", type=_FILE, default_text="audit.log in the state directory",
+                help="Where every decision and every change is written."),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -116,7 +137,7 @@ def _option(flag: str, **attributes: Any) -> Callable[..., Any]:
     # JOBWORKER_CERT and its like are the client's; who has exported them must not serve with them.
     prefix = config.ENV_PREFIX if name not in ("CERT", "KEY", "CA") else config.SERVER_PREFIX
     return click.option(
-        flag, cls=Option, envvar=f"{prefix}_{name}", show_default=True, show_envvar=True,
+        flag, cls=_Setting, envvar=f"{prefix}_{name}", show_default=True, show_envvar=True,
         **attributes,
     )  # fmt: skip
 
@@ -128,16 +149,11 @@ def _read_config(context: click.Context, _option: click.Parameter, path: Path | 
     except JobWorkerError as error:
         raise click.UsageError(str(error)) from error
     context.default_map = file.defaults()
+    context.meta[_CONFIG] = file.path
 
 
 @cli.command(short_help="Serve until SIGTERM or Ctrl-C")
 @_settings
-@_option(
-    "--audit-log",
-    type=_FILE,
-    default_text="audit.log in the state directory",
-    help="Where every decision and every change is written.",
-)
 @_bounds
 @click.option(
     "--cleanup",
@@ -159,7 +175,7 @@ def serve(context: click.Context, /, listen: str, audit_log: Path | None, **give
     host, port = parse_listen(listen)
     settings = Settings(
         host=host, port=port, policy=context.obj,
-        audit_log=audit_log or given["state_dir"] / "audit.log",
+        audit_log=_audit_log(audit_log, given),
         retention=bounds.take_retention(given), running=bounds.take_running_limits(given), **given,
     )  # fmt: skip
     logging.basicConfig(
@@ -168,8 +184,14 @@ def serve(context: click.Context, /, listen: str, audit_log: Path | None, **give
     asyncio.run(run(settings, lambda address: program.write(f"jobworker is ready on {address}")))
 
 
+def _audit_log(given: Path | None, places: Mapping[str, Any]) -> Path:
+    state_dir: Path = places["state_dir"]
+    return given or state_dir / "audit.log"
+
+
 @cli.command(short_help="Show whether jobs could run here")
 @_settings
+@_bounds
 @click.option(
     "--format",
     "style",
@@ -179,15 +201,19 @@ def serve(context: click.Context, /, listen: str, audit_log: Path | None, **give
     help="How to show it.",
 )
 @click.pass_context
-def check(context: click.Context, /, style: str, **places: Any) -> None:
+def check(
+    context: click.Context, /, style: str, listen: str, audit_log: Path | None, **given: Any
+) -> None:
     """Show whether jobs could run here, and which limits the kernel can apply.
 
-    Exit status 1 if jobs could not run.
+    It takes the settings of serve. Exit status 1 if jobs could not run, 2 for a setting that serve
+    would refuse.
     """
     from jobworker.daemon import check as checking
 
-    host, port = parse_listen(places.pop("listen"))
-    found = checking.look(host=host, port=port, **places)
+    host, port = parse_listen(listen)
+    places = {name: given[name] for name in _PLACES}
+    found = checking.look(host=host, port=port, audit_log=_audit_log(audit_log, given), **places)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     program.write(checking.as_json(found) if style == "json" else checking.as_text(found, width))
     context.exit(0 if found.usable else program.FAILED)
@@ -233,7 +259,7 @@ def user(common_name: str, directory: Path, force: bool) -> None:
 
 
 @cli.command("help", short_help="Help about any command")
-@click.argument("names", metavar="[COMMAND]...", nargs=-1)
+@click.argument("names", metavar="[COMMAND]...", nargs=-1, shell_complete=complete_commands)
 @click.pass_context
 def show_help(context: click.Context, names: tuple[str, ...]) -> None:
     """Show the help of COMMAND, or of the program."""

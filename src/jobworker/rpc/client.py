@@ -269,6 +269,7 @@ class Client:
         last_lines: int | None = None,
         stream: pb.OutputStream.ValueType = pb.OUTPUT_STREAM_UNSPECIFIED,
         give_up_after: float = GIVE_UP_AFTER,
+        reached: bool = False,
         on_interrupted: Callable[[str], None] = lambda _problem: None,
     ) -> AsyncGenerator[frames.OutputMessage, None]:
         """Yield a job's output; the last message carries `end`.
@@ -278,7 +279,9 @@ class Client:
         was, so that every byte arrives exactly once; what a cap has dropped is missing, and
         `message.gap` says how much. `on_interrupted` is called with the problem, once for each
         interruption, if that takes longer than a second. After `give_up_after` seconds without the
-        server it raises OutputInterrupted. Leave it early with ``aclosing``: that ends the call.
+        server it raises OutputInterrupted. A server that was never reached is an error at once,
+        unless it has been `reached` by another call. Leave it early with ``aclosing``: that ends
+        the call.
         """
         progress = OutputProgress(
             job_id,
@@ -288,6 +291,7 @@ class Client:
             last_lines=last_lines,
             stream=stream,
             give_up_after=give_up_after,
+            reached=reached,
         )
         while not progress.finished:
             call = self._output(progress.request(time.monotonic()))

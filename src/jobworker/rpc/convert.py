@@ -261,6 +261,7 @@ def job_message(
         output_max_bytes=NO_CAP if record.output_max_bytes is None else record.output_max_bytes,
         split_stderr=spec.split_stderr,
         stderr_size=stderr_size,
+        stopping=record.stop is not None and not record.finished,
     )
     if spec.timeout is not None:
         message.timeout.CopyFrom(_duration(spec.timeout))

@@ -63,11 +63,14 @@ class OutputInterrupted(StreamInterrupted):
 
 
 class Patience:
-    """Decides after each lost stream whether, and when, the next one is opened in its place."""
+    """Decides after each lost stream whether, and when, the next one is opened in its place.
 
-    def __init__(self, give_up_after: float = GIVE_UP_AFTER) -> None:
+    `reached` tells that the server has answered before, another call say.
+    """
+
+    def __init__(self, give_up_after: float = GIVE_UP_AFTER, *, reached: bool = False) -> None:
         self._give_up_after = give_up_after
-        self._reached = False
+        self._reached = reached
         self._asked_at = 0.0
         self._attempts = 0
         self._lost_at: float | None = None
@@ -139,8 +142,9 @@ class OutputProgress(Patience):
         last_lines: int | None = None,
         stream: OutputStream.ValueType = OutputStream.OUTPUT_STREAM_UNSPECIFIED,
         give_up_after: float = GIVE_UP_AFTER,
+        reached: bool = False,
     ) -> None:
-        super().__init__(give_up_after)
+        super().__init__(give_up_after, reached=reached)
         self._job_id = str(job_id)
         self._tail = tail
         self._last_bytes = last_bytes

@@ -15,6 +15,7 @@ import jobworker
 from jobworker.cli.main import COMMANDS, PROGRAM, CommandTable, cli, run
 
 GRPC_SLIPS_IN = "any(name.partition('.')[0] in ('grpc', 'google') for name in sys.modules)"
+JOB = "00000000-0000-4000-8000-000000000000"
 
 
 @dataclass(frozen=True)
@@ -114,21 +115,29 @@ def test_no_command_is_wrong_usage_and_shows_the_help(run_here):
         (["help", "nope"], "there is no command 'nope'"),
         (["--nope", "status", "x"], "--nope"),
         (["status"], "JOB_ID"),
-        (["status", "a", "b"], "unexpected extra argument"),
+        (["status", JOB, "b"], "unexpected extra argument"),
         (["status", "--format", "xml", "x"], "'xml'"),
         (["output", "--offset", "-1", "x"], "not a number of bytes"),
         (["stop", "--grace", "long", "x"], "1h30m"),
         (["stop", "--signal", "NOPE", "x"], "RTMIN+1"),
         (["signal", "NOPE", "x"], "SIGTERM"),
         (["signal", "TERM"], "JOB_ID"),
-        (["update", "x"], "at least one limit"),
+        (["update", JOB], "at least one limit"),
         (["update", "--memory-max", "much", "x"], "512M"),
         (["update", "--memory-max", "1G"], "JOB_ID"),
         (["stats", "--interval", "often", "x"], "500ms"),
         (["output", ""], "Invalid value for 'JOB_ID': it is empty"),
-        (["status", "x"], "--cert FILE, set JOBWORKER_CERT"),
-        (["--context", "lab", "status", "x"], "cannot use the context 'lab'"),
-        (["--cert=a", "--key=b", "--ca=c", "--url=http://x", "status", "x"], "'http://x'"),
+        (["status", JOB], "--cert FILE, set JOBWORKER_CERT"),
+        (["--context", "lab", "status", JOB], "cannot use the context 'lab'"),
+        (
+            ["--cert=a", "--key=b", "--ca=c", "--url=http://x", "status", JOB],
+            "--url (or JOBWORKER_URL): 'http://x'",
+        ),
+        (["status", "x"], "'x' is not a job id (a UUID, as start prints it)"),
+        (["remove", JOB, "x"], "'x' is not a job id"),
+        (["watch", "x"], "'x' is not a job id"),
+        (["start", "--working-directory", "tmp", "true"], "'tmp' is not an absolute path"),
+        (["start", "--output-max", "1K", "true"], "64K or more"),
         (["status", "caf\udce9"], r"'caf\udce9' is not UTF-8"),
         (["start", "cat", "caf\udce9"], r"'caf\udce9' is not UTF-8"),
     ],
@@ -154,8 +163,8 @@ def test_wrong_usage_is_a_sentence_and_status_2(run_here, arguments, hint):
         (["wait"], "JOB_ID"),
         (["wait", ""], "it is empty"),
         (["wait", "--timeout", "long", "x"], "1h30m"),
-        (["wait", "x"], "--cert FILE"),
-        (["--cert=/no", "--key=/no", "--ca=/no", "wait", "x"], "/no"),
+        (["wait", JOB], "--cert FILE"),
+        (["--cert=/no", "--key=/no", "--ca=/no", "wait", JOB], "/no"),
     ],
 )
 def test_what_ends_as_a_job_does_fails_with_125(run_here, arguments, hint):
@@ -173,8 +182,19 @@ def test_bytes_that_are_no_utf8_are_wrong_usage(run_here, arguments):
     assert result.stderr.decode() == here.stderr
 
 
+def test_a_wrong_url_names_the_file_that_it_was_written_in(run_here, tmp_path, monkeypatch):
+    path = tmp_path / "jobworker" / "config.toml"
+    path.parent.mkdir()
+    names = 'cert = "a"\nkey = "b"\nca = "c"\nurl = "http://x"'
+    path.write_text(f'current = "lab"\n[contexts.lab]\n{names}')
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    result = run_here("status", JOB)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"jobworker-cli: url in {path}: 'http://x' is none of")
+
+
 def test_a_file_that_is_missing_is_named(run_here):
-    result = run_here("--cert=/no/a.crt", "--key=/no/a.key", "--ca=/no/ca.crt", "status", "x")
+    result = run_here("--cert=/no/a.crt", "--key=/no/a.key", "--ca=/no/ca.crt", "status", JOB)
     assert result.returncode == 1
     assert result.stderr == (
         "jobworker-cli: cannot read the private key /no/a.key: there is no such file; check --key "
@@ -210,14 +230,17 @@ def test_a_full_disk_is_an_error_even_for_the_help():
     assert b"Traceback" not in result.stderr
 
 
-def test_a_closed_standard_output_is_an_error_before_anything_is_done():
-    command = f"exec {shlex.quote(sys.executable)} -m jobworker.cli help >&-"
+@pytest.mark.parametrize(("arguments", "status"), [("help", 1), ("run true", 125), ("wait x", 125)])
+def test_a_closed_standard_output_is_an_error_before_anything_is_done(arguments, status):
+    command = f"exec {shlex.quote(sys.executable)} -m jobworker.cli {arguments} >&-"
     environ = {"PYTHONPATH": str(Path(jobworker.__file__).parent.parent)}
     result = subprocess.run(
         ["sh", "-c", command], env=environ, capture_output=True, check=False, timeout=30
     )
-    assert result.returncode == 1
-    assert b"standard output or standard error is closed" in result.stderr
+    assert result.returncode == status
+    assert result.stderr == (
+        b"jobworker-cli: standard output is closed; > /dev/null throws it away\n"
+    )
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -231,15 +254,26 @@ def test_completion_for_every_shell(run_here, shell, capsys, monkeypatch):
     assert capsys.readouterr().out.strip() == result.stdout.strip()
 
 
-def test_commands_are_completed():
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("sta", ["start", "status", "stats"]),
+        ("help wa", ["wait", "watch"]),
+        ("signal --all TE", ["TERM"]),
+        ("signal sigte", ["SIGTERM"]),
+        ("stop --signal HU", ["HUP"]),
+        ("run --stop-signal HU", ["HUP"]),
+    ],
+)
+def test_commands_and_signals_are_completed(words, completed):
     result = cli_run(
         environ={
             "_JOBWORKER_CLI_COMPLETE": "bash_complete",
-            "COMP_WORDS": "jobworker-cli sta",
-            "COMP_CWORD": "1",
+            "COMP_WORDS": f"jobworker-cli {words}",
+            "COMP_CWORD": str(len(words.split())),
         }
     )
-    assert result.stdout.decode().split() == ["plain,start", "plain,status", "plain,stats"]
+    assert result.stdout.decode().split() == [f"plain,{word}" for word in completed]
 
 
 def test_help_loads_nothing_of_grpc():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobworker.cli.render import status_line, status_text, to_json
+from jobworker.cli.render import job_status, status_line, status_text, to_json
 from jobworker.job.outcome import conclude
 from jobworker.job.state import State
 from jobworker.rpc.convert import status_detail
@@ -179,6 +179,19 @@ def test_a_clock_that_is_behind_shows_no_age_and_no_negative_time():
     rows = shown(job(), now=NOON - 100)
     assert rows["created"] == ["noon+0"]
     assert rows["run time"] == ["0s so far"]
+
+
+@pytest.mark.parametrize(
+    ("under_way", "line"),
+    [
+        ({}, "running"),
+        ({"stopping": True}, "running (stopping)"),
+        ({"stopping": True, "paused": True}, "running (stopping, paused)"),
+    ],
+)
+def test_what_is_under_way_stands_beside_the_status(under_way, line):
+    detail = pb.StatusDetail(status=pb.STATUS_RUNNING, exit_code=-1)
+    assert job_status(pb.Job(**under_way), detail) == line
 
 
 @pytest.mark.parametrize(

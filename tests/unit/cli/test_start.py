@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from jobworker.cli import start
 from jobworker.cli.main import cli
 from jobworker.cli.session import Failure, Session
+from jobworker.job.spec import MIN_OUTPUT_MAX
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 
 
@@ -22,6 +23,10 @@ def refusal(*arguments: str) -> str:
     result = CliRunner().invoke(cli, ["start", *arguments])
     assert result.exit_code == 2, result.output
     return result.output
+
+
+def test_the_smallest_cap_is_the_servers():
+    assert start.OUTPUT_MAX_MIN == MIN_OUTPUT_MAX
 
 
 def test_a_command_alone_sends_nothing_but_the_command_and_an_id():

@@ -73,11 +73,29 @@ def test_the_limit_for_each_user_is_one_of_its_own(told, tmp_path):
 
 @pytest.mark.parametrize("flag", bounds.FLAGS)
 @pytest.mark.parametrize("value", ["0", "-1", "many", ""])
-def test_what_cannot_be_a_bound_is_wrong_usage_and_names_the_word_for_none(flag, value, capsys):
-    assert program.run(main.cli, "jobworker", ["serve", f"{flag}={value}"]) == 2
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_what_cannot_be_a_bound_is_wrong_usage_and_names_the_word_for_none(
+    command, flag, value, capsys
+):
+    assert program.run(main.cli, "jobworker", [command, f"{flag}={value}"]) == 2
     said = capsys.readouterr().err
     assert flag in said
     assert "none means no bound" in said
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_what_cannot_be_a_bound_names_the_place_where_it_was_written(
+    command, tmp_path, monkeypatch, capsys
+):
+    path = tmp_path / "jobworker.toml"
+    path.write_text('keep-for = "soon"')
+    assert program.run(main.cli, "jobworker", [command, f"--config={path}"]) == 2
+    assert f"Invalid value for keep-for in {path}: " in capsys.readouterr().err
+    monkeypatch.setenv("JOBWORKER_KEEP_FOR", "later")
+    assert program.run(main.cli, "jobworker", [command, f"--config={path}"]) == 2
+    said = capsys.readouterr().err
+    assert "Invalid value for JOBWORKER_KEEP_FOR in the environment: " in said
+    assert str(path) not in said
 
 
 def test_each_of_them_can_be_said_in_the_file():

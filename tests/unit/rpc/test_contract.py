@@ -87,6 +87,7 @@ FIELDS = {
         "split_stderr": 22,
         "stderr_size": 23,
         "request_id": 24,
+        "stopping": 25,
     },
     "Usage": {
         "cpu_user_us": 1,

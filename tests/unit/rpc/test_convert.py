@@ -8,7 +8,7 @@ from jobworker.cgroups import MAX, CpuMax, DeviceLimit, Limits, cgroup
 from jobworker.errors import InvalidArgument
 from jobworker.job import JobRecord, JobSpec, JobStatus, Reason, State, StopPolicy
 from jobworker.job.event import EventType, JobEvent, Told
-from jobworker.job.record import Process
+from jobworker.job.record import AcceptedStop, Process
 from jobworker.job.stats import Sample
 from jobworker.rpc import convert
 from jobworker.rpc.v1 import jobworker_pb2 as pb
@@ -223,6 +223,15 @@ def test_an_output_that_is_gone_has_no_size():
 @pytest.mark.parametrize("paused", [True, False])
 def test_a_job_says_whether_it_is_paused(paused):
     assert convert.job_message(RUNNING, 5, paused=paused).paused is paused
+
+
+def test_a_job_that_was_told_to_end_says_so_until_it_has():
+    told = replace(RUNNING, stop=AcceptedStop(boot_id="b", signal=15, kill_at=9.0))
+    assert convert.job_message(told, 5).stopping
+    assert not convert.job_message(RUNNING, 5).stopping
+    ended = JobStatus(State.STOPPED, exit_code=0, reason=Reason.STOPPED)
+    finished = replace(told, status=ended, output_size=5, ended_at=3.0)
+    assert not convert.job_message(finished, 5).stopping
 
 
 def test_a_sample_of_a_running_job():

@@ -189,6 +189,10 @@ def test_a_server_that_was_never_reached_is_an_error_at_once():
     assert error.value is UNREACHABLE
 
 
+def test_a_server_that_another_call_has_reached_is_waited_for():
+    assert OutputProgress("id", reached=True).lost(0, UNREACHABLE) > 0
+
+
 def test_a_server_that_was_reached_once_is_waited_for():
     progress = OutputProgress("id")
     progress.lost(0, LOST)

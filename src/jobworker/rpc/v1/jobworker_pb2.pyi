@@ -1329,6 +1329,7 @@ class Job(_message.Message):
     SPLIT_STDERR_FIELD_NUMBER: _builtins.int
     STDERR_SIZE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STOPPING_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     owner: _builtins.str
     """The Common Name of the user who started it."""
@@ -1349,6 +1350,8 @@ class Job(_message.Message):
     stderr_size: _builtins.int
     """The same as output_size, of standard error; absent unless it is kept apart."""
     request_id: _builtins.str
+    stopping: _builtins.bool
+    """Whether a stop that was accepted is under way: the job is running, and was told to end."""
     @_builtins.property
     def command(self) -> Global___Command: ...
     @_builtins.property
@@ -1404,10 +1407,11 @@ class Job(_message.Message):
         split_stderr: _builtins.bool = ...,
         stderr_size: _builtins.int | None = ...,
         request_id: _builtins.str = ...,
+        stopping: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_output_size", b"_output_size", "_stderr_size", b"_stderr_size", "command", b"command", "created_at", b"created_at", "ended_at", b"ended_at", "limits", b"limits", "output_size", b"output_size", "started_at", b"started_at", "status", b"status", "stderr_size", b"stderr_size", "stop", b"stop", "timeout", b"timeout", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_output_size", b"_output_size", "_stderr_size", b"_stderr_size", "command", b"command", "created_at", b"created_at", "ended_at", b"ended_at", "env_names", b"env_names", "id", b"id", "labels", b"labels", "limits", b"limits", "name", b"name", "output_max_bytes", b"output_max_bytes", "output_size", b"output_size", "owner", b"owner", "paused", b"paused", "pid", b"pid", "request_id", b"request_id", "split_stderr", b"split_stderr", "started_at", b"started_at", "status", b"status", "stderr_size", b"stderr_size", "stop", b"stop", "timeout", b"timeout", "usage", b"usage", "user", b"user", "warnings", b"warnings", "working_directory", b"working_directory"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_output_size", b"_output_size", "_stderr_size", b"_stderr_size", "command", b"command", "created_at", b"created_at", "ended_at", b"ended_at", "env_names", b"env_names", "id", b"id", "labels", b"labels", "limits", b"limits", "name", b"name", "output_max_bytes", b"output_max_bytes", "output_size", b"output_size", "owner", b"owner", "paused", b"paused", "pid", b"pid", "request_id", b"request_id", "split_stderr", b"split_stderr", "started_at", b"started_at", "status", b"status", "stderr_size", b"stderr_size", "stop", b"stop", "stopping", b"stopping", "timeout", b"timeout", "usage", b"usage", "user", b"user", "warnings", b"warnings", "working_directory", b"working_directory"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__output_size: _TypeAlias = _typing.Literal["output_size"]  # noqa: Y015
     _WhichOneofArgType__output_size: _TypeAlias = _typing.Literal["_output_size", b"_output_size"]  # noqa: Y015
