@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from jobworker.shim.proc import KEEPER_NAME, SHIM_NAME, processes, read_stat
+from jobworker.shim.wire import LOG_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,26 +71,37 @@ def parent_name(stat: Stat) -> str:
     return "" if parent is None else parent.name
 
 
-async def keepers_settled() -> bool:
-    """Return once the keeper of each shim that has died has noted what it inherited.
+async def keepers_settled(run_dir: Path) -> bool:
+    """Return once the keeper of each shim of `run_dir` that died has noted what it inherited.
 
     A shim that was killed is reaped after that, so what is waited for is that none is left to be
-    reaped by a keeper. False if one takes unreasonably long.
+    reaped by a keeper. False if one takes unreasonably long. Those of other servers do not matter:
+    a keeper is told by the log that it writes to.
     """
     deadline = time.monotonic() + _SETTLING_PATIENCE
-    while any(map(_is_unsettled, await asyncio.to_thread(_shims))):
+    while await asyncio.to_thread(_any_unsettled, run_dir):
         if time.monotonic() > deadline:
             return False
         await asyncio.sleep(_POLL)
     return True
 
 
-def _shims() -> list[Stat]:
-    return [stat for stat in processes() if stat.name == SHIM_NAME]
+def _any_unsettled(run_dir: Path) -> bool:
+    log = str(run_dir.resolve() / LOG_NAME)
+    return any(
+        each.name == SHIM_NAME
+        and each.ending
+        and parent_name(each) == KEEPER_NAME
+        and _output(each.parent) == log
+        for each in processes()
+    )
 
 
-def _is_unsettled(shim: Stat) -> bool:
-    return shim.ending and parent_name(shim) == KEEPER_NAME
+def _output(pid: int) -> str:
+    try:
+        return str(Path(f"/proc/{pid}/fd/1").readlink()).removesuffix(" (deleted)")
+    except OSError:
+        return ""
 
 
 def has_ended(pidfd: int) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from jobworker.job import processes
@@ -16,7 +17,6 @@ from jobworker.shim import note as notes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from jobworker.job.record import JobRecord, Process
     from jobworker.shim.note import EndNote
@@ -32,6 +32,10 @@ class EndNotes:
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = str(run_dir)
+
+    async def settled(self) -> None:
+        """Return once those are there that a keeper is about to leave; it may be waited in vain."""
+        await processes.keepers_settled(Path(self._run_dir))
 
     def of_process(self, process: Process) -> EndNote | None:
         """Return how a process ended, if a keeper has noted it."""

@@ -119,7 +119,7 @@ class Holders:
         """Wait until keepers have noted the ends of jobs that no shim has."""
         known = {*client.jobs, *self._orphans.ids()}
         if any(job.id not in known and not self._links.holder(job.id) for job in self._live):
-            await processes.keepers_settled()
+            await self._notes.settled()
 
     async def _find(self, job: Job, client: shim.Client) -> None:
         steps.reached("server.recovery.reconciling")
