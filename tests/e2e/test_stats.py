@@ -167,6 +167,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_job(server):
         following.send_signal(signal.SIGINT)
         _, said = following.communicate(timeout=PATIENCE)
     assert following.returncode == 130
-    assert said == b"jobworker-cli: interrupted\n"
+    assert said.startswith(b"jobworker-cli: interrupted; the job goes on unless it has ended: ")
+    assert f"stats --follow {job_id} ".encode() in said
     assert b"running" in running.cli("status", job_id).stdout
     assert running.cli("stop", "--grace", "0", job_id).returncode == 0
