@@ -71,9 +71,10 @@ class Follower:
     watcher is closed, and OSError when the file cannot be read.
 
     A follower in step gets what there is as soon as it is there. One that is behind gets larger
-    chunks the more it has taken, so that a client that never reads holds 16 KiB and not 1 MiB. The
-    sizes of chunks are powers of two, and chunks end at multiples of them: followers that are at
-    about the same place soon want the same chunks, which are then read once for all (`shared`).
+    chunks the more it has taken, so that a client that never reads does not hold a MiB (but what
+    its connection has room for counts as taken). The sizes of chunks are powers of two, and chunks
+    end at multiples of them: followers that are at about the same place soon want the same chunks,
+    which are then read once for all (`shared`).
 
     A job may truncate its own output. Followers that are past its new end wait until it has grown
     beyond where they are, or end with the job.

@@ -29,8 +29,6 @@ class Sharing:
     """The chunks that are kept of all files; it belongs to one event loop."""
 
     def __init__(self, *, hold: float = HOLD, budget: int = BUDGET) -> None:
-        self.hits = 0
-        """How many chunks did not have to be read, because another follower had."""
         self._hold = hold
         self._budget = budget
         self._files: dict[Hashable, SharedFile] = {}
@@ -69,7 +67,6 @@ class Sharing:
         """Return what is kept of a file under the name `wanted`."""
         if (found := self._kept.get((file, wanted))) is None:
             return None
-        self.hits += 1
         self._kept[file, wanted] = found[0], time.monotonic()
         self._kept.move_to_end((file, wanted))
         return found[0]

@@ -18,6 +18,7 @@ from jobworker.errors import (
 from jobworker.job import JobSpec, Reason, State, StopPolicy
 from jobworker.testing.shim import FakeShim
 from tests.support.fake_host import FakeHost
+from tests.support.waiting import until
 
 TRUE = JobSpec(command="true")
 UNHEARD = signal.SIGURG
@@ -48,12 +49,6 @@ def host(tmp_path):
 async def service(host):
     async with host.service() as service:
         yield service
-
-
-async def until(condition):
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - no event tells of the insides
-            await asyncio.sleep(0)
 
 
 class HeldLaunch:
