@@ -1,12 +1,14 @@
 """A shim in memory: it starts nothing, and jobs end, or the shim dies, when a test says so.
 
-Each job has a real process of its own, a child that waits, so that its pidfd is a real one.
+Each job has a real process of its own, a child that waits, so that its pidfd is a real one. A test
+says when that ends: it does not hear SIGTERM, with which a stop begins.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import time
 from typing import TYPE_CHECKING, Any, Self
@@ -130,7 +132,7 @@ class FakeClient:
         if (refusal := self._shim.refusal) is not None:
             self._shim.refusal = None
             raise refusal
-        self._shim.processes[launch.job_id] = subprocess.Popen(["sleep", "1000"])  # noqa: ASYNC220, S607
+        self._shim.processes[launch.job_id] = _deaf_process()
         self._shim.launched[launch.job_id] = launch
         return self._process(launch.job_id)
 
@@ -171,3 +173,12 @@ class FakeClient:
             start_time = int(file.read().rpartition(")")[2].split()[19])
         stopped = any(job_id == each for each, _, _ in self._shim.stops)
         return Launched(pid, start_time, time.time(), os.pidfd_open(pid), stopped)
+
+
+def _deaf_process() -> subprocess.Popen[bytes]:
+    """Start a process that does not hear SIGTERM: a child inherits what is blocked."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        return subprocess.Popen(["sleep", "1000"])  # noqa: S607
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

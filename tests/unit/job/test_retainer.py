@@ -24,6 +24,7 @@ from jobworker.job.retention import KEEP_ALL, Retention
 from jobworker.job.slots import RunningLimits
 from jobworker.testing.shim import FakeShim
 from tests.support.fake_host import FakeHost
+from tests.support.waiting import until
 
 TRUE = JobSpec(command="true")
 MEGABYTE = 1 << 20
@@ -75,12 +76,6 @@ def host(tmp_path, monkeypatch):
 
 DEFAULTS = {**retainer.Retainer.__init__.__kwdefaults__, "settling": 0.0}
 """Without a pause between two looks: what is tested does not take a second each time."""
-
-
-async def until(condition):
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - no event tells of the insides
-            await asyncio.sleep(0.001)
 
 
 def ids(jobs):

@@ -29,6 +29,7 @@ from jobworker.shim.note import EndNote, write_note
 from jobworker.shim.proc import KEEPER_NAME, Stat, read_stat
 from jobworker.testing.shim import FakeShim
 from tests.support.fake_host import FakeHost
+from tests.support.waiting import until
 
 TRUE = JobSpec(command="true")
 
@@ -67,10 +68,13 @@ async def service(host):
         yield service
 
 
-async def until(condition):
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - no event tells of the insides
-            await asyncio.sleep(0)
+async def begun(condition):
+    """Return once a task is in the midst of something that a look now and then could miss."""
+    for _ in range(100):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    pytest.fail("it has not begun")
 
 
 # Starts that fail
@@ -739,7 +743,7 @@ async def test_a_start_of_which_nothing_can_be_found_out_is_kept(host, service, 
     (job,) = service._custody.jobs()
     assert job.status.state is State.PENDING
     host.shim.unreachable = 0
-    await until_slowly(lambda: host.shim.connected and not service._custody.jobs())
+    await until(lambda: host.shim.connected and not service._custody.jobs())
     assert host.left_behind() == []
 
 
@@ -788,12 +792,6 @@ SHIM = Stat(
     wait_status=0,
 )
 """A shim that is gone by the time anybody looks for it."""
-
-
-async def until_slowly(condition):
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - no event tells of the insides
-            await asyncio.sleep(0.01)
 
 
 # Restarts of the host
@@ -927,7 +925,7 @@ async def test_a_job_that_ended_while_its_limits_changed_keeps_the_record_of_its
 async def test_a_caller_that_goes_away_does_not_undo_a_change(host, service):
     job = await service.start_job(TRUE)
     changing = asyncio.create_task(service.update_limits(job.id, LOWER))
-    await until(lambda: service._turns.under_way)
+    await begun(lambda: service._turns.under_way)
     changing.cancel()
     await until(lambda: not service._turns.under_way)
     assert job.record.limits == LOWER
@@ -974,7 +972,7 @@ async def test_a_finished_job_cannot_be_changed(host, service, doing):
 
 async def test_a_start_under_way_is_waited_for(host, service):
     starting = asyncio.create_task(service.start_job(replace(TRUE, limits=Limits(memory_max=MAX))))
-    await until(lambda: service._starting.under_way)
+    await begun(lambda: service._starting.under_way)
     (job_id,) = service._starting._launches
     await service.update_limits(job_id, LOWER)
     assert (await starting).record.limits == LOWER
@@ -992,7 +990,7 @@ async def test_leaving_lets_a_change_come_to_its_end(host):
     async with host.service() as service:
         job = await service.start_job(TRUE)
         changing = asyncio.create_task(service.update_limits(job.id, LOWER))
-        await until(lambda: service._turns.under_way)
+        await begun(lambda: service._turns.under_way)
     await changing
     async with host.service() as service:
         assert (await service.fetch_job(job.id)).record.limits == LOWER
@@ -1004,7 +1002,7 @@ async def test_an_orphan_that_is_stopped_is_thawed(host, service):
     host.tree.write(f"{directory}/cgroup.freeze", "1")
     host.shim.die()
     stopping = asyncio.create_task(service.stop_job(job.id, grace=1000))
-    await until(lambda: host.tree.read(f"{directory}/cgroup.freeze") == "0\n")
+    await until(lambda: (f"{directory}/cgroup.freeze", "0") in host.tree.writes)
     host.shim.processes[job.id].kill()
     assert (await stopping).status.reason is Reason.STOPPED
 

@@ -131,7 +131,7 @@ async def test_what_was_dropped_while_it_was_read_is_left_out(
 
 async def _end_when(growing: Growing, grown: list[int]) -> None:
     while grown:  # noqa: ASYNC110 - no event tells of it
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
     growing.end()
 
 

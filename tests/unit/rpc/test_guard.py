@@ -267,8 +267,7 @@ async def test_a_wait_that_the_client_leaves_is_ended(server):
 
 
 async def until_idle(guard):
-    while guard._streams or guard._calls:  # noqa: ASYNC110 - no event tells of the insides
-        await asyncio.sleep(0)
+    await until(lambda: not (guard._streams or guard._calls))
 
 
 async def test_a_call_after_closing_is_refused(server):

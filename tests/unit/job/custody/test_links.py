@@ -1,6 +1,5 @@
 """Connections to shims of several versions, of which the others are played by a test."""
 
-import asyncio
 import logging
 
 import pytest
@@ -9,6 +8,7 @@ from jobworker.errors import ShimUnavailable
 from jobworker.job.custody.links import Links
 from jobworker.shim import wire
 from jobworker.testing.shim import FakeShim
+from tests.support.waiting import until
 
 OTHER = wire.VERSION + 1
 
@@ -74,12 +74,6 @@ async def host(tmp_path, monkeypatch):
         host = Host(tmp_path, shim)
         yield host
         await host.links.close()
-
-
-async def until(condition):
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - no event tells of the insides
-            await asyncio.sleep(0)
 
 
 async def test_a_job_of_another_version_is_asked_after_where_it_is(host):

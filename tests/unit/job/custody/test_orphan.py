@@ -9,6 +9,7 @@ import pytest
 from jobworker.job.custody import orphan as module
 from jobworker.job.custody.orphan import Orphan
 from jobworker.job.spec import StopPolicy
+from tests.support.waiting import until
 
 
 class Clock:
@@ -60,12 +61,6 @@ async def orphan(clock, cgroup, process):
     orphan = Orphan(cgroup, os.pidfd_open(process.pid), policy=StopPolicy(signal=10, grace=5.0))
     yield orphan
     orphan.close()
-
-
-async def until(condition):
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - no event tells of timers
-            await asyncio.sleep(0.005)
 
 
 async def settle():

@@ -10,6 +10,7 @@ from jobworker import output
 from jobworker.job.custody.trimming import keep_trimmed
 from jobworker.job.record import JobRecord
 from jobworker.job.spec import JobSpec
+from tests.support.waiting import until
 
 CAP = 64 * 1024
 
@@ -42,12 +43,6 @@ def taken(path):
 
 def open_files():
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
-
-
-async def until(condition):
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 - the kernel tells nobody
-            await asyncio.sleep(0.005)
 
 
 async def test_outputs_are_cut_as_they_grow_and_exactly_at_the_end(make):
