@@ -56,8 +56,8 @@ class Stat(NamedTuple):
 
 def read_stat(pid: int) -> Stat | None:
     """Return what /proc says of a process, or None if there is none (any more)."""
-    # Without a file object, which makes eight system calls instead of three: all of /proc is read here,
-    # by a thread that has to come by the interpreter again after each call.
+    # Without a file object, which makes eight system calls instead of three: a thread that reads
+    # all of /proc has to come by the interpreter again after each.
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
