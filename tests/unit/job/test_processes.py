@@ -60,7 +60,8 @@ class Silent:
         os.close(self._unwritten)
 
 
-async def test_a_cgroup_whose_end_is_not_announced_is_noticed_all_the_same():
+async def test_a_cgroup_whose_end_is_not_announced_is_noticed_all_the_same(monkeypatch):
+    monkeypatch.setattr(processes, "_LOOK_AGAIN", 0.02)
     cgroup = Silent()
     try:
         await asyncio.wait_for(wait_empty(cgroup), 30)

@@ -355,6 +355,7 @@ async def test_limits_that_a_dying_server_changed_are_told_by_the_next(host):
 
 
 async def test_stop_pause_and_resume_work_on_a_full_disk_and_the_end_is_told_later(host, service):
+    service._ledger._first_retry = 0.02
     job = await service.start_job(TRUE)
     host.tree.write(f"{service.cgroups.cgroup(job.id).path}/cgroup.procs", "10")
     write = service._store.write
@@ -625,7 +626,7 @@ async def test_an_accepted_stop_of_an_orphan_is_carried_out_by_the_next_server(h
         job = await service.start_job(replace(TRUE, stop=StopPolicy(signal=signal.SIGURG)))
         host.shim.die()
         await until(lambda: service._custody._orphans)
-        stop = asyncio.create_task(service.stop_job(job.id, grace=1.0))
+        stop = asyncio.create_task(service.stop_job(job.id, grace=0.2))
         await until(lambda: job.record.stop is not None)
         stop.cancel()
     async with host.service() as service:

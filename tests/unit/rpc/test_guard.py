@@ -71,11 +71,11 @@ def directory(tmp_path_factory):
 
 
 @pytest.fixture
-async def server(directory, tmp_path):
+async def server(directory, tmp_path, request):
     audit = Audit.open(tmp_path / "audit.log")
     guard = Guard(Policy(), audit, max_streams_per_user=3)
     servicer = Servicer()
-    options = keepalive.server_options(time=1, timeout=5)
+    options = keepalive.server_options(time=1, timeout=getattr(request, "param", 5))
     server = grpc.aio.server(interceptors=[guard], options=options)
     pb_grpc.add_JobWorkerServiceServicer_to_server(servicer, server)
     credentials = tls.server_credentials(
@@ -286,6 +286,7 @@ async def test_a_stream_that_the_client_leaves_is_closed(server):
         await asyncio.wait_for(server.servicer.output_ended.wait(), 5)
 
 
+@pytest.mark.parametrize("server", [0.2], ids=["who is given little time"], indirect=True)
 async def test_a_client_that_falls_silent_is_dropped(server):
     async with (
         Proxy(server.address) as proxy,
