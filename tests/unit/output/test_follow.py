@@ -344,6 +344,20 @@ class TestChunks:
             other.close()
         assert max(sizes) == MAX_CHUNK
 
+    async def test_are_not_kept_from_others_by_who_waits_for_more(
+        self, python, in_time, monkeypatch
+    ):
+        job = await python(ECHO)
+        with job.follow() as chunks, job.follow():
+            await job.tell("something")
+            await in_time(take(chunks, len(b"something")))
+            waiting = asyncio.create_task(anext(chunks))
+            await asyncio.sleep(0)
+            later = time.monotonic() + 2 * SLOW_AFTER
+            monkeypatch.setattr(budget, "_clock", lambda: later)
+            assert budget.size() == CHUNK_BUDGET // 2
+            waiting.cancel()
+
     async def test_let_other_tasks_run(self, big):
         turns = 0
 
