@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 import jobworker
-from jobworker import program
+from jobworker import garbage, program
 from jobworker.cgroups.delegation import OWN
 from jobworker.command import Group, Option, complete_commands
 from jobworker.daemon import bounds, config
@@ -277,6 +277,7 @@ def main() -> None:
     """Run the program and exit."""
     if "_JOBWORKER_COMPLETE" in os.environ:
         cli.main(prog_name=_PROGRAM)
+    garbage.put_off()
     sys.exit(program.run(cli, _PROGRAM, sys.argv[1:]))
 
 
