@@ -169,6 +169,7 @@ def serve(context: click.Context, /, listen: str, audit_log: Path | None, **give
     """
     # gRPC's core writes of refused handshakes and taken ports to stderr; what matters, we say.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    garbage.put_off()
     from jobworker.daemon.serve import Settings
     from jobworker.daemon.serve import serve as run
 
@@ -277,7 +278,6 @@ def main() -> None:
     """Run the program and exit."""
     if "_JOBWORKER_COMPLETE" in os.environ:
         cli.main(prog_name=_PROGRAM)
-    garbage.put_off()
     sys.exit(program.run(cli, _PROGRAM, sys.argv[1:]))
 
 
