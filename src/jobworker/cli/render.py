@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 import signal
 from typing import TYPE_CHECKING, Any, Final
@@ -31,6 +30,8 @@ def to_json(message: Message, indent: int | None = 2, **more: str) -> str:
     What is not set is absent, except plain fields: those are there with their default, but for
     limits, of which a default is none. `more` is what to say besides.
     """
+    import json  # noqa: PLC0415 - most answers are text
+
     return json.dumps(more | _plain(message), indent=indent, ensure_ascii=False)
 
 

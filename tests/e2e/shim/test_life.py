@@ -258,6 +258,7 @@ async def test_shim_loads_neither_asyncio_nor_the_server(host: Host) -> None:
     assert {name.split(".")[1] for name in ours} == {
         "cgroups",
         "errors",
+        "garbage",
         "holes",
         "lazy",
         "shim",

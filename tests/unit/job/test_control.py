@@ -264,7 +264,7 @@ async def test_who_goes_away_leaves_nothing_behind(host, service):
     for wait in waits:
         wait.cancel()
     await asyncio.gather(*waits, return_exceptions=True)
-    assert not job._finished._waiters
+    assert not job._settled._waiters
 
 
 # Signals

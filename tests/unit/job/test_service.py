@@ -715,7 +715,7 @@ async def test_a_start_whose_shim_died_and_whose_command_has_ended_has_succeeded
 async def test_a_start_whose_shim_died_and_whose_command_was_not_executed_has_failed(host, service):
     def fail(job_id):
         note = note_of_job(job_id)
-        write_note(str(host.directory / "run"), replace(note, executed=False, exit_code=127))
+        write_note(str(host.directory / "run"), note._replace(executed=False, exit_code=127))
 
     die_in_launch(host, fail)
     with pytest.raises(ShimUnavailable, match="nothing has been run"):
@@ -753,7 +753,7 @@ async def test_a_start_is_not_repeated_while_it_may_have_happened(host, service,
     """Nothing is left of the job: what that means, only the keeper's note of the shim tells."""
     host.shim.clients[-1].shim = SHIM
     if not keeper_died:
-        note = replace(note_of_job("none"), pid=SHIM.pid, start_time=SHIM.start_time)
+        note = note_of_job("none")._replace(pid=SHIM.pid, start_time=SHIM.start_time)
         die_in_launch(host, lambda _job_id: write_note(str(host.directory / "run"), note))
         with pytest.raises(ShimUnavailable, match="nothing has been run"):
             await service.start_job(TRUE)
