@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 import pytest
 
 from jobworker.errors import ConfigError
+from jobworker.rpc.channel import WIDE_STREAMS
 from jobworker.rpc.client import Client
 from jobworker.rpc.resume import OutputInterrupted, StreamInterrupted
 from jobworker.rpc.v1 import jobworker_pb2 as pb
@@ -248,6 +249,18 @@ async def test_output_begins_at_the_offset(serve, service, connect):
     async with connect(listener.url) as client:
         output, _ = await read(client, job.job.id, offset=12_345)
     assert output == OUTPUT[12_345:]
+
+
+async def test_closing_ends_every_connection(serve, service, connect):
+    listener = await serve(service)
+    async with connect(listener.url) as client, AsyncExitStack() as stack:
+        job = service.add(b"something", RUNNING)
+        for _ in range(WIDE_STREAMS + 1):
+            stream = client.output(job.job.id, tail=True)
+            assert await anext(await stack.enter_async_context(aclosing(stream)))
+        crowded = client._outputs._narrow
+        assert crowded.get_state() is grpc.ChannelConnectivity.READY
+    assert crowded.get_state() is grpc.ChannelConnectivity.SHUTDOWN
 
 
 async def test_tail_goes_on_until_the_job_has_ended(serve, service, connect):
