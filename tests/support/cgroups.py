@@ -29,11 +29,15 @@ def hierarchy() -> Iterator[Path]:
     if (mount := next(filter(_is_usable, _mounts()), None)) is not None:
         yield mount
         return
-    with tempfile.TemporaryDirectory(prefix="jobworker-test-") as name:
-        directory = Path(name)
+    # No TemporaryDirectory: if unmounting fails, that would try to remove what is in the hierarchy,
+    # and close the root of it, which all mounts of it share, to other users.
+    directory = Path(tempfile.mkdtemp(prefix="jobworker-test-"))
+    try:
         directory.chmod(0o755)  # Tests as another user look into it.
         with _mounted(directory):
             yield directory
+    finally:
+        directory.rmdir()
 
 
 @contextlib.contextmanager
