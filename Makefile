@@ -33,6 +33,9 @@ REPORTS ?=
 PYTEST = $(BIN)/python $(if $(COVERAGE),-m coverage run) -m pytest -q \
 	$(if $(REPORTS),--junit-xml=$(REPORTS)/$(1).xml) tests/$(1) $(ARGS)
 
+# Tests start Python by the hundred: what is compiled once is kept, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE :=
+
 say = @printf '== %s\n'
 
 .PHONY: help

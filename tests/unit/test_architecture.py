@@ -96,29 +96,27 @@ def test_errors_imports_nothing():
 
 
 @cache
-def modules() -> dict[Path, ast.Module]:
-    """Return the program's modules, parsed."""
-    paths = SOURCE.joinpath("jobworker").rglob("*.py")
-    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in paths}
-
-
-def imported_packages() -> set[str]:
-    """Return the top-level names that the program's modules import, wherever in them."""
-    names = set()
-    for module in modules().values():
+def modules() -> dict[Path, tuple[str, set[str]]]:
+    """Return each module's docstring, and the top-level names that it imports, wherever in it."""
+    found = {}
+    for path in SOURCE.joinpath("jobworker").rglob("*.py"):
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        names = set()
         for node in ast.walk(module):
             if isinstance(node, ast.Import):
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 names.add((node.module or "").partition(".")[0])
-    return names
+        found[path] = ast.get_docstring(module) or "", names
+    return found
 
 
 def test_the_dependencies_are_what_the_program_imports_and_nothing_else():
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
     declared = {re.split("[^A-Za-z0-9-]", line)[0] for line in project["dependencies"]}
     providers = importlib.metadata.packages_distributions()
-    foreign = imported_packages() - sys.stdlib_module_names - {"jobworker"}
+    imported = set().union(*(names for _, names in modules().values()))
+    foreign = imported - sys.stdlib_module_names - {"jobworker"}
     assert {each for name in foreign for each in providers[name]} == declared
 
 
@@ -126,8 +124,7 @@ def test_every_module_that_calls_itself_pure_is_held_to_it():
     linter = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["importlinter"]
     (contract,) = [each for each in linter["contracts"] if each["id"] == "pure"]
     pure = set()
-    for path, module in modules().items():
-        docstring = ast.get_docstring(module) or ""
+    for path, (docstring, _) in modules().items():
         if re.search(r"\bPure[.:]", docstring):
             pure.add(".".join(path.relative_to(SOURCE).with_suffix("").parts))
     assert pure <= set(contract["source_modules"])
