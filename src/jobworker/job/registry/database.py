@@ -39,8 +39,8 @@ _OUT_OF_SPACE: Final = (
 _CACHE_KIB: Final = 256
 """How much of the file each connection keeps in memory; the kernel keeps it too.
 
-SQLite's default, 2000 KiB for each of two connections, was a quarter of what server and shim
-grow by with a thousand running jobs. Lists and inserts of a registry of 100,000 take as long with this.
+SQLite's default, 2000 KiB for each of two connections, was a quarter of what server and shim grow
+by with a thousand running jobs. Lists and inserts of a registry of 100,000 take as long with this.
 """
 _PRIMARY: Final = 0xFF
 """The primary result code is in the low byte of an extended one (sqlite.org/rescode.html)."""
