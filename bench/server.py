@@ -105,7 +105,7 @@ def running(*options: str) -> Iterator[Server]:
         )
         development_certs.init(directory / "certs")
         (directory / "jobworker.toml").touch()
-        server = Server(directory, stack.enter_context(_cgroup(directory)), options)
+        server = Server(directory, stack.enter_context(_cgroup()), options)
         stack.callback(server.stop)
         server.start()
         yield server
@@ -146,11 +146,13 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 @contextlib.contextmanager
-def _cgroup(directory: Path) -> Iterator[Path]:
+def _cgroup() -> Iterator[Path]:
     """Make a cgroup of our own in a cgroup2 mount of our own, or in one that is there."""
     with contextlib.ExitStack() as stack:
-        mount = directory / "cgroup2"
-        mount.mkdir()
+        # Not in a directory that is removed with all that is in it: if it could not be unmounted,
+        # that would be the cgroups.
+        mount = Path(tempfile.mkdtemp(prefix="jobworker-bench-cgroup2-"))
+        stack.callback(mount.rmdir)
         command = [shutil.which("mount") or "mount", "-t", "cgroup2", "none", str(mount)]
         attempt = subprocess.run(command, capture_output=True, text=True, check=False)
         if attempt.returncode == 0:
