@@ -5,6 +5,7 @@ And what tests of clients share: certificates, and a stand-in for the service th
 
 import jobworker.auth  # noqa: F401, I001  # isort: split
 
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +23,16 @@ from jobworker.rpc.v1.jobworker_pb2_grpc import (
 # How long an example takes says nothing on a machine that is busy with something else.
 hypothesis.settings.register_profile("jobworker", deadline=None)
 hypothesis.settings.load_profile("jobworker")
+
+
+def pytest_collection_finish() -> None:
+    """Let no collection of garbage look again at what lives until the end: modules and tests.
+
+    That is hundreds of thousands of objects, and the garbage of a test a few.
+    """
+    gc.collect()
+    gc.freeze()
+
 
 YESTERDAY = datetime.now(UTC) - timedelta(days=1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -66,6 +65,8 @@ class Group(click.Group):
         known = self.list_commands(ctx)
         hint = self.elsewhere.get(name)
         if hint is None:
+            from difflib import get_close_matches  # noqa: PLC0415 - for a mistake alone
+
             meant = get_close_matches(name, known, 1)
             hint = f"did you mean {meant[0]}?" if meant else f"there are: {', '.join(known)}"
         return f"there is no command {name!r}; {hint}"

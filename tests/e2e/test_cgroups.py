@@ -473,7 +473,7 @@ def test_mounts_and_unmounts_where_there_is_no_cgroup2(root: Path, tmp_path: Pat
     subprocess.run(
         ["sh", "-c", enter, "sh", sys.executable, "-c", program],
         check=True,
-        timeout=60,
+        timeout=PATIENCE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
 

@@ -8,6 +8,8 @@ import uuid
 
 import pytest
 
+from tests.support.waiting import PATIENCE
+
 SEED_FLAGS = {
     "--memory-min": ("1M", "memory.min", "1048576"),
     "--memory-low": ("1M", "memory.low", "1048576"),
@@ -50,7 +52,7 @@ def test_start_status_output_stop_as_in_the_seed(server):
     follow = subprocess.Popen(running.cli_command("output", "--tail", job_id), stdout=-1, stderr=-1)
     assert follow.stdout.readline() == b"out\n"
     assert running.cli("stop", job_id).returncode == 0
-    assert follow.communicate(timeout=20) == (b"", b"")
+    assert follow.communicate(timeout=PATIENCE) == (b"", b"")
     assert follow.returncode == 0
     assert b"stopped" in running.cli("status", job_id).stdout
     assert running.cli("output", job_id).stdout == b"out\n"
@@ -132,7 +134,7 @@ def test_ctrl_c_detaches_and_says_how_to_stop_the_job(server):
     follow = subprocess.Popen(running.cli_command("output", "--tail", job_id), stdout=-1, stderr=-1)
     assert follow.stdout.readline() == b"ready\n"
     follow.send_signal(signal.SIGINT)
-    _, messages = follow.communicate(timeout=20)
+    _, messages = follow.communicate(timeout=PATIENCE)
     assert follow.returncode == 130
     assert f"jobworker-cli stop {job_id}".encode() in messages
     assert b"running" in running.cli("status", job_id).stdout

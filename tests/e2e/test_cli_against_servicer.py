@@ -22,6 +22,7 @@ import trustme
 import jobworker
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from jobworker.testing.servicer import RUNNING, STOPPED, Refusal, ScriptedService
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -80,7 +81,7 @@ class Cli:
 
 
 async def finish(process: asyncio.subprocess.Process, stdin: bytes | None = None) -> Result:
-    stdout, stderr = await asyncio.wait_for(process.communicate(stdin), 60)
+    stdout, stderr = await asyncio.wait_for(process.communicate(stdin), PATIENCE)
     assert process.returncode is not None
     message = (stderr or b"").decode()
     assert "Traceback" not in message
@@ -118,7 +119,7 @@ async def waits_in(pid: int, function: str) -> None:
     def waits() -> bool:
         return bool(re.search(function, Path(f"/proc/{pid}/wchan").read_text(encoding="ascii")))
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not waits():
             await asyncio.sleep(0.01)
 
@@ -127,7 +128,7 @@ async def until_full(pipe: int) -> None:
     """Return when a pipe takes nothing more (pipe(7): until a page of it is read)."""
     room = select.poll()
     room.register(pipe, select.POLLOUT)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while room.poll(0):
             await asyncio.sleep(0.01)
 
@@ -231,7 +232,7 @@ async def test_ctrl_c_while_a_job_is_stopped_says_that_the_stop_goes_on(cli, ser
     service = Patient()
     cli.url = (await serve(service)).url
     process = await cli.start("stop", NO_JOB)
-    await asyncio.wait_for(service.stopping.wait(), 20)
+    await asyncio.wait_for(service.stopping.wait(), PATIENCE)
     process.send_signal(signal.SIGINT)
     result = await finish(process)
     assert result.status == 130
@@ -354,14 +355,14 @@ async def test_a_wait_goes_on_after_the_restart_of_the_server(cli, service, serv
 
 
 async def until_asked(service: ScriptedService, kind: type, times: int = 1) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while sum(isinstance(request, kind) for request in service.requests) < times:
             await asyncio.sleep(0.01)
 
 
 async def started_job(service: ScriptedService) -> Any:
     """Return the job that a run has started, once its output is followed."""
-    await asyncio.wait_for(service.wait_for_followers(1), 30)
+    await asyncio.wait_for(service.wait_for_followers(1), PATIENCE)
     (job,) = service.jobs.values()
     return job
 
@@ -372,7 +373,7 @@ async def test_ctrl_c_on_what_follows_a_job_says_that_it_goes_on_and_how_to_come
 ):
     job_id = service.add(status=RUNNING).job.id
     process = await cli.start(*command, job_id)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not service.requests:
             await asyncio.sleep(0.01)
     process.send_signal(signal.SIGINT)
@@ -464,7 +465,7 @@ async def test_a_run_whose_reader_is_gone_stops_the_job_and_says_so(cli, service
     job = await started_job(service)
     process.stdout._transport.close()
     await job.write(OUTPUT)
-    await asyncio.wait_for(process.wait(), 30)
+    await asyncio.wait_for(process.wait(), PATIENCE)
     assert process.returncode == 141
     assert f"stopping job {job.job.id}".encode() in await process.stderr.read()
     assert service.requests[-1] == pb.StopRequest(job_id=job.job.id), "as the job's own policy says"
@@ -477,7 +478,7 @@ async def test_a_run_whose_reader_is_gone_stops_the_job_also_if_nobody_reads_mes
     job = await started_job(service)
     os.close(reading)
     await job.write(OUTPUT)
-    await asyncio.wait_for(process.wait(), 30)
+    await asyncio.wait_for(process.wait(), PATIENCE)
     assert process.returncode == 141
     assert job.finished
 
@@ -488,7 +489,7 @@ async def test_a_run_that_cannot_stop_the_job_says_so_and_is_125(cli, service):
     service.refusals["Stop"] = [Refusal(grpc.StatusCode.INTERNAL, "it is broken")]
     process.stdout._transport.close()
     await job.write(OUTPUT)
-    await asyncio.wait_for(process.wait(), 30)
+    await asyncio.wait_for(process.wait(), PATIENCE)
     assert process.returncode == 125
     said = await process.stderr.read()
     assert f"cannot stop job {job.job.id}: the server failed: it is broken".encode() in said
@@ -692,20 +693,20 @@ async def test_watch_writes_a_line_for_each_event_at_once(cli, service):
     job.job.name = "build"
     watching = await cli.start("watch", "--since-token", "0")
     service.events.tell(pb.EVENT_TYPE_SIGNALED, job.job, "user_bravo", signal=10)
-    line = (await asyncio.wait_for(watching.stdout.readline(), 30)).decode()
+    line = (await asyncio.wait_for(watching.stdout.readline(), PATIENCE)).decode()
     assert line[19:] == (f"  {job.job.id}  signaled (SIGUSR1)    running      user_bravo  build\n")
     await job.end()
     assert b"  ended                 exited (0)   -  build\n" in await asyncio.wait_for(
-        watching.stdout.readline(), 30
+        watching.stdout.readline(), PATIENCE
     )
 
 
 async def test_watch_as_json_has_the_token_of_each_event(cli, service):
     watching = await cli.start("watch", "--format", "json", "--owner", "user_alpha")
-    first = json.loads(await asyncio.wait_for(watching.stdout.readline(), 30))
+    first = json.loads(await asyncio.wait_for(watching.stdout.readline(), PATIENCE))
     assert (first["resume_token"], first["type"]) == ("0", "EVENT_TYPE_UNSPECIFIED")
     service.events.tell(pb.EVENT_TYPE_PAUSED, service.add(status=RUNNING).job)
-    event = json.loads(await asyncio.wait_for(watching.stdout.readline(), 30))
+    event = json.loads(await asyncio.wait_for(watching.stdout.readline(), PATIENCE))
     assert (event["resume_token"], event["type"]) == ("1", "EVENT_TYPE_PAUSED")
     assert service.requests[-1] == pb.WatchRequest(owner="user_alpha")
 
@@ -722,7 +723,7 @@ async def test_ctrl_c_ends_a_watch_and_says_how_to_go_on(cli, service):
     job = service.add(status=RUNNING)
     watching = await cli.start("watch", "--owner", "user_alpha", "--since-token", "0", job.job.id)
     service.events.tell(pb.EVENT_TYPE_PAUSED, job.job)
-    await asyncio.wait_for(watching.stdout.readline(), 30)
+    await asyncio.wait_for(watching.stdout.readline(), PATIENCE)
     await waits_in(watching.pid, "epoll|ep_poll")
     watching.send_signal(signal.SIGINT)
     result = await finish(watching)
@@ -731,7 +732,7 @@ async def test_ctrl_c_ends_a_watch_and_says_how_to_go_on(cli, service):
         "\njobworker-cli: left; jobs go on.\nTo go on from there:  "
         f"jobworker-cli watch --owner user_alpha --since-token 1 {job.job.id}\n"
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await service.events.wait_for_watchers(0)
 
 
@@ -808,7 +809,7 @@ async def test_a_person_is_told_what_is_waited_for(cli, silent):
     reading, writing = os.openpty()
     process = await cli.start("status", NO_JOB, stderr=writing)
     os.close(writing)
-    said = await asyncio.wait_for(asyncio.to_thread(os.read, reading, 1000), 30)
+    said = await asyncio.wait_for(asyncio.to_thread(os.read, reading, 1000), PATIENCE)
     assert said == f"jobworker-cli: waiting for {cli.url} to answer; Ctrl-C gives up\r\n".encode()
     process.send_signal(signal.SIGINT)
     await process.wait()
@@ -860,14 +861,14 @@ async def test_ctrl_c_detaches_and_says_how_to_go_on(cli, service):
     assert f"jobworker-cli output --tail --offset 3 {job.job.id}" in result.stderr
     assert "interrupted" not in result.stderr, "that it has detached says it"
     assert not job.finished
-    await asyncio.wait_for(service.wait_for_followers(0), 10)
+    await asyncio.wait_for(service.wait_for_followers(0), PATIENCE)
 
 
 async def test_ctrl_c_is_heard_while_nobody_reads_the_output(cli, service):
     job_id = service.add(OUTPUT).job.id
     reading, writing = os.pipe()
     process = await cli.start("output", job_id, stdout=writing)
-    await waits_in(process.pid, "pipe_write|poll")
+    await until_full(writing)
     process.send_signal(signal.SIGINT)
     result = await finish(process)
     os.close(writing)
@@ -938,7 +939,7 @@ async def test_a_server_that_stays_away_is_told_of_once(cli, service):
     away = Refusal(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
     service.refusals["Output"] = [away] * 100
     process = await cli.start("output", job.job.id)
-    said = await asyncio.wait_for(process.stderr.readline(), 20)
+    said = await asyncio.wait_for(process.stderr.readline(), PATIENCE)
     service.refusals["Output"].clear()
     assert said == (
         b"jobworker-cli: the output is interrupted at byte 0, trying again for up to 60 s: "

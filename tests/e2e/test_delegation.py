@@ -9,7 +9,7 @@ import pytest
 from tests.support.delegation import ENTER, DelegatedServer, delegate_to_nobody, mark
 from tests.support.processes import JOBWORKER, environment
 from tests.support.shim import keepers, shim_pid
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, wait_until
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_server_and_shim_are_in_a_leaf_and_jobs_in_siblings(delegated, unit, tol
     server = delegated(root={"a path": str(unit), "own": "own"}.get(told, ""))
     job_id = start(server, "sleep", "1000")
     assert processes(unit) == set()
-    assert processes(unit / "server") == own_processes(server)
+    wait_until(lambda: processes(unit / "server") == own_processes(server))
     assert len(processes(unit / "jobworker" / job_id)) == 1
     assert names(unit) == {"server", "jobworker"}
     stop(server, job_id)
@@ -80,7 +80,7 @@ def test_job_goes_on_while_the_next_server_is_started_in_the_unit_or_in_its_leaf
     (pid,) = processes(unit / "jobworker" / job_id)
     server.start_in = unit / where
     server.restart()
-    assert processes(unit / "server") == own_processes(server)
+    wait_until(lambda: processes(unit / "server") == own_processes(server))
     assert processes(unit / "jobworker" / job_id) == {pid}
     assert b"running" in server.cli("status", job_id).stdout
     stop(server, job_id)

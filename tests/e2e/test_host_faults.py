@@ -296,8 +296,8 @@ async def test_a_clock_that_jumps_changes_no_duration(serve, tmp_path, jump):
         _, status = await end_of(client, limited_id)
         ended = asyncio.get_running_loop().time()
         assert status.reason == pb.REASON_TIMED_OUT
-        assert 0.5 <= stopped - stopping < 60
-        assert 1.5 <= ended - begun < 60
+        assert 0.5 <= stopped - stopping < 3600
+        assert 1.5 <= ended - begun < 3600
         for job_id in (limited_id, stubborn_id):
             job = (await client.status(job_id)).job
             assert job.started_at.ToNanoseconds() <= job.ended_at.ToNanoseconds()
@@ -320,7 +320,7 @@ async def test_a_clock_that_jumps_changes_no_duration_of_a_job_without_a_shim(
         await asyncio.to_thread(running.restart)
         _, status = await end_of(client, job_id)
         assert status.reason == pb.REASON_TIMED_OUT, status
-        assert 2.5 <= asyncio.get_running_loop().time() - begun < 60
+        assert 2.5 <= asyncio.get_running_loop().time() - begun < 3600
         job = (await client.status(job_id)).job
         assert job.started_at.ToNanoseconds() <= job.ended_at.ToNanoseconds()
 
@@ -513,10 +513,24 @@ async def test_a_shim_that_stands_still_is_unavailable_and_its_requests_are_not_
     serve, tmp_path
 ):
     impatient = "from jobworker.job.custody import patience; patience.LAUNCH = 1.0"
+
+    async def persist(request):
+        """Start a job that a slow machine has no second for, too."""
+        started = []
+
+        async def is_started():
+            code, words, job_id = await attempt(client, request)
+            assert code in (None, grpc.StatusCode.UNAVAILABLE), words
+            started.append(job_id)
+            return code is None
+
+        await until(is_started)
+        return started[-1]
+
     running = serve(program=host.wrapped(server=impatient))
     executions = tmp_path / "executions"
     async with running.client() as client:
-        await end_of(client, (await client.start(sh("true"))).job_id)
+        await end_of(client, await persist(sh("true", request_id=str(uuid.uuid4()))))
         request = sh(f"echo x >> {executions}", request_id=str(uuid.uuid4()))
         signal_shim(running.run_dir, signal.SIGSTOP)
         try:
@@ -525,7 +539,7 @@ async def test_a_shim_that_stands_still_is_unavailable_and_its_requests_are_not_
             signal_shim(running.run_dir, signal.SIGCONT)
         assert code is grpc.StatusCode.UNAVAILABLE
         assert "the shim did not" in words
-        job_id = (await client.start(request)).job_id
+        job_id = await persist(request)
         assert (await end_of(client, job_id))[1].exit_code == 0
         await check_invariants(running, client)
         assert executions.read_text() == "x\n"

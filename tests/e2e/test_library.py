@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,7 @@ from jobworker.errors import (
 )
 from jobworker.job import JobSpec, Reason, Service, State, StopPolicy
 from tests.support.processes import alive
+from tests.support.waiting import PATIENCE
 
 
 def sh(script, **options):
@@ -84,10 +86,10 @@ async def test_an_exit_code_of_137_is_an_exit_code(service):
 
 async def test_a_stopped_job_is_stopped_whatever_it_died_of(service):
     polite = await service.start_job(sh("trap 'exit 0' TERM; echo ready; sleep 1000 & wait"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         with polite.stream_output() as chunks:
             await anext(chunks)
-    await service.stop_job(polite.id)
+    await service.stop_job(polite.id, grace=1000)
     assert (polite.status.state, polite.status.reason) == (State.STOPPED, Reason.STOPPED)
     assert polite.status.exit_code == 0
 
@@ -103,7 +105,7 @@ async def test_a_job_that_ignores_the_signal_is_killed_after_the_grace_period(se
 async def test_the_jobs_own_stop_policy_is_used(service):
     spec = sh(
         "trap 'echo interrupted; exit 5' INT; echo ready; while :; do sleep 0.05; done",
-        stop=StopPolicy(signal=2, grace=10),
+        stop=StopPolicy(signal=2, grace=1000),
     )
     job = await service.start_job(spec)
     with job.stream_output() as chunks:
@@ -292,6 +294,7 @@ async def test_a_status_may_be_read_from_any_thread(service):
         seen = set()
         while not job.finished:
             seen.add(job.status.state)
+            time.sleep(0.001)  # without a pause it would keep others from the interpreter
         return seen | {job.status.state}
 
     assert await asyncio.to_thread(watch) <= {State.RUNNING, State.EXITED}

@@ -11,7 +11,7 @@ import pytest
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from tests.support.jobs import sh
 from tests.support.shim import signal_shim
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 BUSY = "while :; do :; done"
 POLITE = (
@@ -88,7 +88,7 @@ async def test_a_pause_outlives_the_server(server):
         assert await is_paused(client, job_id)
         await client.resume(job_id)
         assert not await is_paused(client, job_id)
-        await client.stop(job_id)
+        await client.stop(job_id, grace=1000)
         assert await output_of(client, job_id) == b"ready\nasked\n"
 
 
@@ -96,7 +96,7 @@ async def test_stop_lets_a_paused_job_use_its_grace_period(server):
     async with server().client() as client:
         job_id = await start(client, POLITE, b"ready")
         await client.pause(job_id)
-        await asyncio.wait_for(client.stop(job_id, grace=1000), 20)
+        await asyncio.wait_for(client.stop(job_id, grace=1000), PATIENCE)
         status = await client.status(job_id)
         assert (status.status.status, status.status.exit_code) == (pb.STATUS_STOPPED, 5)
         assert not status.job.paused
@@ -107,7 +107,7 @@ async def test_stop_at_once_kills_a_paused_job(server):
     async with server().client() as client:
         job_id = await start(client, POLITE, b"ready")
         await client.pause(job_id)
-        await asyncio.wait_for(client.stop(job_id, grace=0), 20)
+        await asyncio.wait_for(client.stop(job_id, grace=0), PATIENCE)
         assert (await client.status(job_id)).status.signal == signal.SIGKILL
         assert await output_of(client, job_id) == b"ready\n"
 
@@ -115,11 +115,11 @@ async def test_stop_at_once_kills_a_paused_job(server):
 async def test_the_time_of_a_paused_job_goes_on_and_it_ends_in_its_grace_period(server):
     async with server().client() as client:
         fields = pb.StartRequest()
-        fields.timeout.FromMilliseconds(1000)
+        fields.timeout.FromMilliseconds(3000)  # It has to be paused before.
         fields.stop.grace.FromSeconds(1000)
         job_id = await start(client, POLITE, b"ready", timeout=fields.timeout, stop=fields.stop)
         await client.pause(job_id)
-        assert await asyncio.wait_for(output_of(client, job_id), 20) == b"ready\nasked\n"
+        assert await asyncio.wait_for(output_of(client, job_id), PATIENCE) == b"ready\nasked\n"
         status = (await client.status(job_id)).status
         assert (status.reason, status.exit_code) == (pb.REASON_TIMED_OUT, 5)
 
@@ -130,7 +130,7 @@ async def test_a_main_process_that_is_killed_while_paused_ends_the_job(server):
         job_id = await start(client, f"sleep 1000 & echo ready; {BUSY}", b"ready")
         await client.pause(job_id)
         os.kill((await client.status(job_id)).job.pid, signal.SIGKILL)
-        assert await asyncio.wait_for(output_of(client, job_id), 20) == b"ready\n"
+        assert await asyncio.wait_for(output_of(client, job_id), PATIENCE) == b"ready\n"
         status = (await client.status(job_id)).status
         assert (status.status, status.reason) == (pb.STATUS_EXITED, pb.REASON_SIGNALED)
         assert not (running.jobs_cgroup / job_id).exists()
@@ -149,7 +149,7 @@ async def test_a_job_that_has_frozen_itself_is_thawed_when_it_is_stopped(server,
         await until(lambda: events.exists() and "frozen 1" in events.read_text())
         assert await is_paused(client, job_id) is (not nested)
         # It may have frozen itself before it has set its trap.
-        await asyncio.wait_for(client.stop(job_id, grace=1000), 20)
+        await asyncio.wait_for(client.stop(job_id, grace=1000), PATIENCE)
         status = (await client.status(job_id)).status
         assert (status.status, status.signal) in [(pb.STATUS_STOPPED, 15), (pb.STATUS_STOPPED, 0)]
 
@@ -161,7 +161,7 @@ async def test_stop_thaws_a_paused_job_whose_shim_has_died(server):
         await client.pause(job_id)
         signal_shim(running.run_dir, signal.SIGKILL)
         assert await is_paused(client, job_id)
-        await asyncio.wait_for(client.stop(job_id, grace=1000), 20)
+        await asyncio.wait_for(client.stop(job_id, grace=1000), PATIENCE)
         status = (await client.status(job_id)).status
         assert (status.status, status.reason) == (pb.STATUS_STOPPED, pb.REASON_STOPPED)
         assert await output_of(client, job_id) == b"ready\nasked\n"
@@ -175,7 +175,7 @@ async def test_an_orphan_can_be_paused_and_resumed(server):
         await client.pause(job_id)
         assert await is_paused(client, job_id)
         await client.resume(job_id)
-        await client.stop(job_id)
+        await client.stop(job_id, grace=1000)
         assert await output_of(client, job_id) == b"ready\nasked\n"
 
 

@@ -12,7 +12,7 @@ from jobworker.rpc.v1 import jobworker_pb2 as pb
 from tests.support.jobs import sh
 from tests.support.processes import alive
 from tests.support.shim import keepers, signal_shim
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 
 def kill_shim(running):
@@ -33,7 +33,7 @@ async def follow(client, job_id):
     """Return a task that follows, once its stream has brought something."""
     begun = asyncio.Event()
     following = asyncio.create_task(end_of(client, job_id, begun))
-    await asyncio.wait_for(begun.wait(), 20)
+    await asyncio.wait_for(begun.wait(), PATIENCE)
     return following
 
 
@@ -48,13 +48,14 @@ async def is_lost(client, job_id):
 
 async def start_with_any_shim(client, request):
     """Start a job; a shim that is just dying makes the server say UNAVAILABLE, and nothing else."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 return (await client.start(request)).job_id
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
                     raise
+            await asyncio.sleep(0.02)
 
 
 async def test_a_job_goes_on_while_the_server_is_killed_and_started(server, gate):
@@ -93,7 +94,7 @@ async def test_an_accepted_stop_is_carried_out_without_the_server(server):
         job_id = (await client.start(request)).job_id
         output = running.log_dir / job_id / "output"
         await until(lambda: b"ready" in output.read_bytes())
-        stop = asyncio.create_task(client.stop(job_id, grace=0.5))
+        stop = asyncio.create_task(client.stop(job_id, grace=3))  # The server dies before.
         await until(lambda: b"asked" in output.read_bytes())
         await asyncio.to_thread(running.kill)
         with pytest.raises(grpc.aio.AioRpcError):
@@ -248,7 +249,7 @@ async def test_an_accepted_stop_of_an_orphan_outlives_the_server(server):
         output = running.log_dir / job_id / "output"
         await until(lambda: b"ready" in output.read_bytes())
         kill_shim(running)
-        stop = asyncio.create_task(client.stop(job_id, grace=1.5))
+        stop = asyncio.create_task(client.stop(job_id, grace=3))  # The server dies before.
         await until(lambda: b"asked" in output.read_bytes())
         await asyncio.to_thread(running.kill)
         with pytest.raises(grpc.aio.AioRpcError):

@@ -21,6 +21,7 @@ from jobworker.auth import certs, issue, tls
 from jobworker.auth.checks import Purpose
 from jobworker.auth.identity import Identity
 from jobworker.errors import PermissionDenied
+from tests.support.waiting import PATIENCE
 
 METHOD = "/test.Service/WhoAmI"
 NOW = datetime.now(UTC)
@@ -151,7 +152,7 @@ async def connected(
         method = channel.unary_unary(METHOD)
 
         async def who_am_i() -> str:
-            return (await method(b"", timeout=10)).decode()
+            return (await method(b"", timeout=PATIENCE)).decode()
 
         yield who_am_i
 
@@ -343,7 +344,7 @@ def connect(
 ) -> tuple[ssl.SSLSession | None, bool | None]:
     """Connect and read what the server says first: its tickets come with it, or its refusal."""
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as plain,
         context.wrap_socket(plain, session=session) as connection,
     ):
         if not connection.recv(1):

@@ -44,7 +44,7 @@ async def test_a_newer_server_follows_and_stops_the_jobs_of_an_older_shim(
         await replace_server(running, newer)
         assert b"a shim of protocol version" in running.messages.read_bytes()
         new = (await client.start(sh(f"{gate.wait}; exit 4"))).job_id
-        assert len(keepers(running.run_dir)) == 2
+        await until(lambda: len(keepers(running.run_dir)) == 2, "the new shim has its keeper")
         await client.stop(stopped)
         status = await ended(client, stopped)
         assert (status.status, status.signal) == (pb.STATUS_STOPPED, 15)

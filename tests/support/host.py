@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.support.waiting import wait_until
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -86,6 +88,18 @@ def descriptors(pid: int) -> int:
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
+def _at_rest(pid: int) -> set[int]:
+    """Return the descriptors that a process has open, once it has opened and closed none lately."""
+    looks: list[set[int]] = []
+
+    def same() -> bool:
+        looks.append({int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()})
+        return len(looks) >= 10 and all(look == looks[-1] for look in looks[-10:])
+
+    wait_until(same, f"process {pid} came to rest")
+    return looks[-1]
+
+
 @contextlib.contextmanager
 def few_descriptors(pid: int, spare: int = 0) -> Iterator[None]:
     """Keep a process from opening more than `spare` descriptors during the block.
@@ -93,7 +107,7 @@ def few_descriptors(pid: int, spare: int = 0) -> Iterator[None]:
     The limit is on the number of a descriptor, of which a new one gets the lowest (getrlimit(2)).
     """
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    taken = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    taken = _at_rest(pid)
     free = (number for number in itertools.count() if number not in taken)
     limit = next(itertools.islice(free, spare, None))
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, before[1]))

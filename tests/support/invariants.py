@@ -83,7 +83,9 @@ async def _violations_of_job(
 
 
 def _recorded(registry: Path) -> set[str]:
-    with closing(sqlite3.connect(f"file:{registry}?mode=ro", uri=True, timeout=10)) as database:
+    with closing(
+        sqlite3.connect(f"file:{registry}?mode=ro", uri=True, timeout=PATIENCE)
+    ) as database:
         return {job_id for (job_id,) in database.execute("SELECT id FROM jobs")}
 
 

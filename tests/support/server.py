@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,9 @@ from tests.support.waiting import PATIENCE, wait_until
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+_ENDING = 10.0
+"""Seconds in which a job that ends by itself has ended."""
 
 READY_LINE = re.compile(rb"^jobworker is ready on (\S+)$", re.MULTILINE)
 
@@ -155,13 +159,20 @@ class Server:
             except subprocess.TimeoutExpired:
                 self.kill()
                 pytest.fail(f"the server did not end on SIGTERM: {self.messages.read_text()}")
-        jobs = self._running_jobs()
+        jobs = self._left_running()
         for job in jobs:
             empty_cgroup(job)
         wait_until(
             lambda: all_is_gone(self.run_dir), "the shim ended after the server and the last job"
         )
         assert not jobs, f"the test left jobs running: {[job.name for job in jobs]}"
+
+    def _left_running(self) -> list[Path]:
+        """Return the jobs that run and do not just end."""
+        deadline = time.monotonic() + _ENDING
+        while (jobs := self._running_jobs()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return jobs
 
     def _running_jobs(self) -> list[Path]:
         if not self.jobs_cgroup.exists():

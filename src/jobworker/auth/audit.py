@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
 from typing import TYPE_CHECKING, Any, Self
-
-import structlog
 
 from jobworker.errors import ConfigError, Unavailable
 from jobworker.exhaustion import exhausted
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
     from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -22,18 +21,9 @@ class Audit:
     """An append-only file of JSON lines; rotating it by renaming is noticed."""
 
     def __init__(self, handler: logging.Handler) -> None:
-        logger = logging.Logger("jobworker.audit")  # noqa: LOG001 - this audit's own
-        logger.addHandler(handler)
         self._handler = handler
-        self._log = structlog.wrap_logger(
-            logger,
-            processors=[
-                structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-                _in_order,
-                structlog.processors.JSONRenderer(),
-            ],
-            wrapper_class=structlog.BoundLogger,
-        )
+        self._log = logging.Logger("jobworker.audit")  # noqa: LOG001 - this audit's own
+        self._log.addHandler(handler)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -68,7 +58,10 @@ class Audit:
             log.exception("cannot write to the audit log: job %s: %s", job_id, event)
 
     def _write(self, event: str, **fields: Any) -> None:
-        self._log.info(event, **{key: value for key, value in fields.items() if value != ""})
+        now = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
+        said = {key: value for key, value in fields.items() if value != ""}
+        line = json.dumps({"time": f"{now}Z", "event": event, **said}, default=repr)
+        self._log.info("%s", line)
 
     def close(self) -> None:
         """Close the file."""
@@ -81,7 +74,3 @@ class _Handler(WatchedFileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         del record
         raise  # noqa: PLE0704 - logging calls this where it has caught the error
-
-
-def _in_order(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> dict[str, Any]:
-    return {"time": line.pop("time"), "event": line.pop("event"), **line}

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import click
 import grpc
 
+from jobworker import garbage
 from jobworker.auth.files import FileMissing
 from jobworker.cli.context import Connection, config_path, resolve
-from jobworker.cli.failure import explain
 from jobworker.cli.session import Failure
 from jobworker.errors import ConfigError
 from jobworker.program import Interrupted
@@ -64,6 +64,7 @@ def call(
             finally:
                 patience.cancel()
 
+    garbage.look_from_now_on()
     try:
         result = asyncio.run(run())
     except grpc.RpcError as error:
@@ -80,7 +81,7 @@ def call(
         raise Failure(f"{error.problem}; check {flag}") from error
     except StreamInterrupted as error:
         lost = error.__cause__
-        problem = explain(lost, connection) if isinstance(lost, grpc.RpcError) else error.problem
+        problem = _explain(lost, connection) if isinstance(lost, grpc.RpcError) else error.problem
         text = f"cannot {doing} to its end: {problem}"
         if isinstance(error, OutputInterrupted):
             text += (
@@ -95,10 +96,16 @@ def call(
 
 def failure(session: Session, doing: str, error: grpc.RpcError, in_doubt: str = "") -> Failure:
     """Return what `call` raises for the failure of a call."""
-    text = _cannot(doing, explain(error, connection_of(session)))
+    text = _cannot(doing, _explain(error, connection_of(session)))
     if in_doubt and _answer_was_lost(error):
         text += f"\n{in_doubt[0].upper()}{in_doubt[1:]}."
     return Failure(text, error_name(error))
+
+
+def _explain(error: grpc.RpcError, connection: Connection) -> str:
+    from jobworker.cli.failure import explain  # noqa: PLC0415 - most calls succeed
+
+    return explain(error, connection)
 
 
 def _cannot(doing: str, reason: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 
 import jobworker
-from jobworker import program
+from jobworker import garbage, program
 from jobworker.cli.interrupts import interrupts
 from jobworker.cli.session import FORMATS, Session
 from jobworker.command import Group, Option
@@ -162,6 +162,7 @@ def cli(ctx: click.Context, /, output_format: str, **settings: str | None) -> No
 
 def main() -> NoReturn:
     """Run the program and exit."""
+    garbage.put_off()
     _prepare()
     if "_JOBWORKER_CLI_COMPLETE" in os.environ:
         cli.main(prog_name=PROGRAM)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 import signal
 from typing import TYPE_CHECKING, Any, Final
@@ -32,10 +31,9 @@ def to_json(message: Message, indent: int | None = 2, **more: str) -> str:
     limits, of which a default is none. `more` is what to say besides. Text that a terminal might
     obey stands there as JSON's own escapes, so that it is still the same value.
     """
-    return _printable_json(json.dumps(more | _plain(message), indent=indent, ensure_ascii=False))
+    import json  # noqa: PLC0415 - most answers are text
 
-
-def _printable_json(text: str) -> str:
+    text = json.dumps(more | _plain(message), indent=indent, ensure_ascii=False)
     if text.isprintable():
         return text
     # Line feeds in strings are escaped already; those that are left separate the lines.

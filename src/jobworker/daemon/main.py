@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 import jobworker
-from jobworker import program
+from jobworker import garbage, program
 from jobworker.cgroups.delegation import OWN
 from jobworker.command import Group, Option, complete_commands
 from jobworker.daemon import bounds, config
@@ -169,6 +169,7 @@ def serve(context: click.Context, /, listen: str, audit_log: Path | None, **give
     """
     # gRPC's core writes of refused handshakes and taken ports to stderr; what matters, we say.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    garbage.put_off()
     from jobworker.daemon.serve import Settings
     from jobworker.daemon.serve import serve as run
 

@@ -16,7 +16,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from jobworker import cgroups, heap, job
+from jobworker import cgroups, garbage, heap, job
 from jobworker.auth import tls
 from jobworker.auth.audit import Audit
 from jobworker.daemon import listen
@@ -93,6 +93,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
         audit = Audit.open(settings.audit_log)
         stack.callback(audit.close)
         credentials = tls.server_credentials(settings.cert, settings.key, settings.ca)
+        garbage.look_from_now_on()  # The last modules came with the credentials.
         root = cgroups.choose_root(settings.cgroup_root, default=DEFAULT_CGROUP_ROOT)
         jobs = job.Service(
             log_dir=settings.log_dir,

@@ -38,7 +38,8 @@ class Job:
     """A job of a Service.
 
     `record` is replaced as a whole when something happens, so it may be read from any thread and is
-    always consistent; everything that waits belongs to the Service's event loop.
+    always consistent; everything that waits belongs to the Service's event loop. There may be
+    thousands, and an event takes half a kilobyte: there is none until somebody waits.
     """
 
     def __init__(
@@ -55,11 +56,9 @@ class Job:
         self._watcher = watcher
         self._cgroup = cgroup
         self._readers = Readers() if readers is None else readers
-        self._finished = asyncio.Event()
+        self._settled: asyncio.Event | None = None
         self._forgotten = False
         self._left = False
-        if record.finished:
-            self._finished.set()
 
     @property
     def id(self) -> str:
@@ -106,8 +105,12 @@ class Job:
         """Replace what is known; for the Service that owns the job."""
         self._record = record
         if record.finished:
-            self._finished.set()
+            self._settle()
             self._wake()
+
+    def _settle(self) -> None:
+        if self._settled is not None:
+            self._settled.set()
 
     def _wake(self) -> None:
         for stream in Stream:
@@ -116,13 +119,13 @@ class Job:
     def forget(self) -> None:
         """Tell all who wait that the job did not start after all; for the Service."""
         self._forgotten = True
-        self._finished.set()
+        self._settle()
         self._wake()
 
     def leave(self) -> None:
         """Tell all who wait for the end that it will not be known here; for the Service."""
         self._left = True
-        self._finished.set()
+        self._settle()
 
     async def wait(self) -> JobStatus:
         """Return the final status once the job has finished.
@@ -130,7 +133,10 @@ class Job:
         Raises JobNotFound if it turns out that it has never been started, and ShuttingDown when the
         Service is being left.
         """
-        await self._finished.wait()
+        if not (self.finished or self._forgotten or self._left):
+            if self._settled is None:
+                self._settled = asyncio.Event()
+            await self._settled.wait()
         self._check_known()
         if self._left and not self.finished:
             raise ShuttingDown(f"cannot wait for job {self.id}: the server is shutting down")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import select
 import time
@@ -31,6 +32,7 @@ _LOOK_AGAIN: Final = 0.5
 """Seconds between two looks at a cgroup of which the kernel says nothing."""
 
 
+@functools.cache
 def boot_id() -> str:
     """Return the identity of this boot of the host (random(4))."""
     return _BOOT_ID.read_text().strip()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import time
 import warnings
-from typing import TYPE_CHECKING, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
+from jobworker.output.budget import Budget
 from jobworker.output.chunk import MAX_CHUNK, Chunk, Header, no_header, read, read_cached
 from jobworker.output.kept import first_kept
 from jobworker.output.shared import sharing
@@ -23,6 +25,14 @@ CHUNK_BUDGET: Final = 64 * MAX_CHUNK
 """Bytes that the chunks of all followers of the process may have together, if all are behind."""
 GROWTH: Final = 2
 """A chunk is at most so small a part of what its follower has taken."""
+PROVEN: Final = 1024 * 1024
+"""Bytes after which a follower is known to read: more than a connection of many streams has room
+for (`rpc.channel`), which counts as taken."""
+UNPROVEN: Final = 64
+"""Before that, a chunk is at most so small a part of the follower's share."""
+
+_budget: Final = Budget(CHUNK_BUDGET, clock=time.monotonic)
+"""That of this process."""
 
 
 def follow(
@@ -71,16 +81,14 @@ class Follower:
     watcher is closed, and OSError when the file cannot be read.
 
     A follower in step gets what there is as soon as it is there. One that is behind gets larger
-    chunks the more it has taken, so that a client that never reads does not hold a MiB (but what
-    its connection has room for counts as taken). The sizes of chunks are powers of two, and chunks
-    end at multiples of them: followers that are at about the same place soon want the same chunks,
-    which are then read once for all (`shared`).
+    chunks the more it has taken, and as the budget of all allows (`budget`), so that clients that
+    never read do not hold a MiB each. (What their connections have room for counts as taken.) The
+    sizes of chunks are powers of two, and chunks end at multiples of them: followers that are at
+    about the same place soon want the same chunks, which are then read once for all (`shared`).
 
     A job may truncate its own output. Followers that are past its new end wait until it has grown
     beyond where they are, or end with the job.
     """
-
-    _count: ClassVar[int] = 0
 
     def __init__(
         self,
@@ -108,13 +116,14 @@ class Follower:
         self._behind = False
         self._blocking = False
         self._thread: asyncio.Future[Chunk] | None = None
-        Follower._count += 1
+        self._share = _budget.join()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Chunk:
         try:
+            self._share.take_back()
             chunk = await self._next() if self._open else None
         except BaseException:
             self.close()
@@ -122,6 +131,7 @@ class Follower:
         if chunk is None:
             self.close()
             raise StopAsyncIteration
+        self._share.give(len(chunk.data))
         self._taken += chunk.end - chunk.offset
         self.offset = chunk.end
         return chunk
@@ -151,7 +161,7 @@ class Follower:
         if not self._open:
             return
         self._open = False
-        Follower._count -= 1
+        self._share.leave()
         self._shared.leave()
         if self._watch is not None:
             self._watch.close()
@@ -231,10 +241,12 @@ class Follower:
         return await self._read_in_thread(begin, end)
 
     def _chunk_size(self) -> int:
-        share = min(MAX_CHUNK, CHUNK_BUDGET // Follower._count)
+        share = self._share.size()
+        if self._taken < PROVEN:
+            share //= UNPROVEN
         if self._cap is not None:
             share = min(share, self._cap // 4)  # so that some of it is still there once it is read
-        limit = max(MIN_CHUNK, min(share, self._taken // GROWTH))
+        limit = max(MIN_CHUNK, min(MAX_CHUNK, share, self._taken // GROWTH))
         return 1 << (limit.bit_length() - 1)
 
     async def _read_in_thread(self, begin: int, end: int) -> Chunk:

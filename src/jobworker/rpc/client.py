@@ -12,6 +12,7 @@ import grpc
 
 from jobworker.auth.tls import client_credentials
 from jobworker.rpc import channel, frames
+from jobworker.rpc.outputs import Outputs
 from jobworker.rpc.resume import FINISHED, GIVE_UP_AFTER, OutputProgress, Patience, problem_of
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from jobworker.rpc.v1 import jobworker_pb2_grpc
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 
-_OUTPUT: Final = f"/{pb.DESCRIPTOR.package}.JobWorkerService/Output"
 MAX_PAGE: Final = 1000
 """Jobs of one page of a listing that the server gives at most."""
 
@@ -46,17 +46,16 @@ class Client:
         ca: str | os.PathLike[str],
         program: str = "jobworker-client",
     ) -> None:
-        self._channel = grpc.aio.secure_channel(
-            channel.parse_target(target),
-            client_credentials(Path(cert), Path(key), Path(ca)),
-            options=channel.options(program),
-        )
+        address = channel.parse_target(target)
+        credentials = client_credentials(Path(cert), Path(key), Path(ca))
+
+        def connect(ahead: int) -> grpc.aio.Channel:
+            options = channel.options(program, ahead=ahead)
+            return grpc.aio.secure_channel(address, credentials, options=options)
+
+        self._channel = connect(channel.WIDE)
         self._stub = jobworker_pb2_grpc.JobWorkerServiceStub(self._channel)
-        self._output = self._channel.unary_stream(
-            _OUTPUT,
-            request_serializer=pb.OutputRequest.SerializeToString,
-            response_deserializer=frames.decode,
-        )
+        self._outputs = Outputs(self._channel, connect)
 
     async def __aenter__(self) -> Self:
         return self
@@ -77,6 +76,7 @@ class Client:
     async def close(self) -> None:
         """Cancel what is under way and close the channel."""
         await self._channel.close()
+        await self._outputs.close()
 
     async def start(self, request: pb.StartRequest) -> pb.StartResponse:
         """Start a job; returns when its command has been executed."""
@@ -294,16 +294,14 @@ class Client:
             reached=reached,
         )
         while not progress.finished:
-            call = self._output(progress.request(time.monotonic()))
             failure: grpc.RpcError | None = None
             try:
-                async for message in call:
-                    if (news := progress.accept(message)) is not None:
-                        yield news
+                with self._outputs.open(progress.request(time.monotonic())) as call:
+                    async for message in call:
+                        if (news := progress.accept(message)) is not None:
+                            yield news
             except grpc.aio.AioRpcError as error:
                 failure = error
-            finally:
-                call.cancel()
             if not progress.finished:
                 now = time.monotonic()
                 delay = progress.lost(now, failure)

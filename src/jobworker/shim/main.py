@@ -20,7 +20,7 @@ import sys
 import time
 from typing import Final
 
-from jobworker import steps
+from jobworker import garbage, steps
 from jobworker.shim import listener, wire
 from jobworker.shim.keeper import leave_to_keeper
 from jobworker.shim.listener import Listener
@@ -49,6 +49,7 @@ def start(run_dir: str) -> None:
 
     Raises OSError if the run directory cannot be used.
     """
+    garbage.put_off()
     os.umask(0o077)
     directory = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     held = _lock(directory)
@@ -65,6 +66,7 @@ def start(run_dir: str) -> None:
     _go_into_background(logfile)
     boot_id = _boot_id()
     leave_to_keeper(run_dir, boot_id)
+    garbage.look_from_now_on()
     _serve(listening, boot_id)
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from jobworker.shim import wire
 
@@ -22,8 +21,7 @@ _MAX_SIZE: Final = 64 * 1024
 TEMPORARY: Final = ".new"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndNote:
+class EndNote(NamedTuple):
     """How a process ended.
 
     Exactly one of `exit_code` and `signal` is set. `executed` says whether it had executed a
@@ -32,17 +30,17 @@ class EndNote:
     CLOCK_BOOTTIME.
     """
 
-    version: int = wire.VERSION
     boot_id: str
     pid: int
     start_time: int
+    ended_at: float
+    ended_boot: float
     exit_code: int | None = None
     signal: int | None = None
     core_dumped: bool = False
     executed: bool = True
     cgroup: str = ""
-    ended_at: float
-    ended_boot: float
+    version: int = wire.VERSION
 
     @property
     def name(self) -> str:
@@ -54,11 +52,11 @@ class EndNote:
         return job_id in self.cgroup.split("/")
 
     @classmethod
-    def from_json(cls, data: object) -> Self:
+    def from_json(cls, data: object) -> EndNote:
         """Read a note, ignoring unknown keys. Raises ValueError if it cannot be one."""
         if not isinstance(data, dict):
             raise ValueError("not a JSON object")  # noqa: TRY004
-        known = {each.name: data[each.name] for each in fields(cls) if each.name in data}
+        known = {name: data[name] for name in cls._fields if name in data}
         for name, kind in _KINDS.items():
             if name in known and not isinstance(known[name], kind):
                 raise ValueError(f"{name} cannot be {known[name]!r:.40}")
@@ -78,7 +76,7 @@ class EndNote:
 
     def to_json(self) -> dict[str, Any]:
         """Return the note as a JSON object."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        return self._asdict()
 
 
 _KINDS: Final[dict[str, tuple[type, ...]]] = {

@@ -13,7 +13,6 @@ import socket
 import stat
 import struct
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from jobworker import steps
@@ -372,7 +371,7 @@ class Supervisor:
         problem = self._remove_cgroup(job)
         steps.reached("shim.end.cgroup_removed")
         if problem:
-            end.record = replace(record, cgroup_error=problem)
+            end.record = record._replace(cgroup_error=problem)
             written = written and self._write(end)
         if not written:
             self._unwritten[job.id] = end

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jobworker.cgroups.files import Files
 
 _NO_PID = 4 * 1024 * 1024 + 1
-_PATIENCE = 10.0
+_PATIENCE = 60.0
 
 
 @dataclass(frozen=True, slots=True)

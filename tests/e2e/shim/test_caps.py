@@ -33,7 +33,14 @@ def trimmers(host: Host) -> list[int]:
     shim = host.shim_pid()
     children = Path(f"/proc/{shim}/task/{shim}/children").read_text().split()
     own = Path(f"/proc/{shim}/cmdline").read_bytes()
-    return [int(each) for each in children if Path(f"/proc/{each}/cmdline").read_bytes() == own]
+    return [int(each) for each in children if _command_line(each) == own]
+
+
+def _command_line(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):  # It has been reaped meanwhile.
+        return b""
 
 
 def was_cut(job: Job, name: str = "output") -> bool:

@@ -185,7 +185,10 @@ async def test_main_process_that_left_its_cgroup_is_killed(
     host: Host, client: Client, elsewhere: Path
 ) -> None:
     script = f"trap '' TERM; echo $$ > {elsewhere}/cgroup.procs; {LOOP}"
-    job = await host.launch(client, "sh", "-c", script, timeout=0.2, stop_grace=0.1)
+    # A signal that is ignored from the first instruction on, and not only after the trap.
+    job = await host.launch(
+        client, "sh", "-c", script, timeout=0.2, stop_signal=signal.SIGURG, stop_grace=0.1
+    )
     record = await host.ended(job)
     assert (record.signal, record.timed_out) == (signal.SIGKILL, True)
     other = await host.launch(client, "sh", "-c", script)
@@ -244,8 +247,8 @@ async def test_second_stop_brings_the_kill_nearer(host: Host, client: Client) ->
 async def test_second_stop_does_not_put_the_kill_off(host: Host, client: Client) -> None:
     job = await host.launch(client, "sh", "-c", STUBBORN_TREE)
     await host.until(lambda: b"ready" in job.output)
-    await client.stop(job.id, grace=0.2)
-    await client.stop(job.id, grace=1000)
+    # The second is on its way before the first can have been carried out.
+    await asyncio.gather(client.stop(job.id, grace=0.2), client.stop(job.id, grace=1000))
     assert (await host.ended(job)).signal == signal.SIGKILL
 
 
@@ -261,16 +264,19 @@ async def test_job_whose_time_is_up_is_stopped_with_its_own_signal(
 ) -> None:
     script = "trap 'echo asked; exit 4' USR1; while :; do sleep 0.01; done"
     job, record = await host.run(
-        any_client, "sh", "-c", script, timeout=0.3, stop_signal=signal.SIGUSR1, stop_grace=1000.0
+        any_client, "sh", "-c", script, timeout=1.5, stop_signal=signal.SIGUSR1, stop_grace=1000.0
     )
     # The signal reaches the sleep too; the shell alone has a trap.
     assert b"asked" in job.output
     assert (record.exit_code, record.timed_out, record.stopped) == (4, True, False)
-    assert record.runtime >= 0.3
+    assert record.runtime >= 1.5
 
 
 async def test_job_that_ignores_the_end_of_its_time_is_killed(host: Host, client: Client) -> None:
-    _, record = await host.run(client, "sh", "-c", STUBBORN_TREE, timeout=0.1, stop_grace=0.1)
+    # A signal that is ignored from the first instruction on, and not only after the trap.
+    _, record = await host.run(
+        client, "sh", "-c", STUBBORN_TREE, timeout=0.1, stop_signal=signal.SIGURG, stop_grace=0.1
+    )
     assert (record.signal, record.timed_out) == (signal.SIGKILL, True)
     assert record.runtime >= 0.2
 
@@ -410,17 +416,18 @@ async def test_record_that_can_never_be_written_is_given_up(host: Host) -> None:
 async def test_end_that_is_nowhere_on_disk_is_kept_until_a_server_has_heard_it(host: Host) -> None:
     host.start_shim(FAST_RETRY)
     client = await host.connect()
-    job = await host.launch(client, "sleep", "1000", timeout=0.2, stop_grace=0.0)
+    job = await host.launch(client, "sleep", "1000")
     (job.directory / "exit.json").mkdir()
     subprocess.run(["mount", "--bind", *[job.directory / "exit.json"] * 2], check=True)
     await client.close()
+    signal.pidfd_send_signal(job.launched.pidfd, signal.SIGKILL)
     try:
         await host.until(lambda: "giving up" in host.shim_log())
     finally:
         subprocess.run(["umount", job.directory / "exit.json"], check=True)
     assert not host.shim_is_gone()
     client = await host.connect()
-    assert host.records[job.id].timed_out
+    assert host.records[job.id].signal == signal.SIGKILL
     await client.close()
     await host.until(host.shim_is_gone)
 

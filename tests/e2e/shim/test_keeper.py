@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -34,9 +35,21 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
     gate.close()
 
 
-def keeper_of(host: Host) -> int:
+async def keeper_of(host: Host) -> int:
+    """Return the keeper, once it is one: it has forked the shim before it does all the rest."""
+    await host.until(lambda: len(keepers(host.run_dir)) == 1)
     (keeper,) = keepers(host.run_dir)
+    await host.until(lambda: len(held_by(keeper)) == 2)
     return keeper
+
+
+def held_by(pid: int) -> set[str]:
+    """Return the files that a process has open."""
+    held = set()
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            held.add(str(each.readlink()))
+    return held
 
 
 def noted(host: Host) -> list[int]:
@@ -113,7 +126,7 @@ async def test_a_killed_shim_is_reaped_after_the_ends_it_leaves_were_noted(
 
 
 async def test_what_jobs_leave_behind_is_reaped_and_not_noted(host: Host, client: Client) -> None:
-    keeper = keeper_of(host)
+    keeper = await keeper_of(host)
     script = "for each in 1 2 3; do (sleep 0 & exec sleep 0) & done; wait; exit 1"
     _, record = await host.run(client, "sh", "-c", script)
     assert record.exit_code == 1
@@ -124,13 +137,14 @@ async def test_what_jobs_leave_behind_is_reaped_and_not_noted(host: Host, client
 async def test_only_main_processes_are_noted_after_the_shim_has_died(
     host: Host, client: Client, gate: Gate
 ) -> None:
-    keeper = keeper_of(host)
+    keeper = await keeper_of(host)
     script = f"(sleep 1000 & exec true); {gate.wait}; exit 2"
     job = await host.launch(client, "sh", "-c", script)
     await host.until(lambda: len(children(keeper)) == 2)
     await kill_shim(host)
     gate.open()
     assert (await note_of(host, job)).exit_code == 2
+    await host.until(lambda: len(children(keeper)) == 1)  # it reaps what it has noted
     (stray,) = children(keeper)
     os.kill(stray, signal.SIGKILL)  # a child that the keeper has not reaped yet
     await host.until(lambda: not keepers(host.run_dir))
@@ -140,7 +154,7 @@ async def test_only_main_processes_are_noted_after_the_shim_has_died(
 async def test_signals_do_not_end_the_keeper(host: Host, client: Client, gate: Gate) -> None:
     job = await host.launch(client, "sh", "-c", f"{gate.wait}; exit 4")
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE):
-        os.kill(keeper_of(host), signum)
+        os.kill(await keeper_of(host), signum)
     await kill_shim(host)
     gate.open()
     assert (await note_of(host, job)).exit_code == 4
@@ -148,9 +162,8 @@ async def test_signals_do_not_end_the_keeper(host: Host, client: Client, gate: G
 
 async def test_the_keeper_holds_nothing_but_the_log(host: Host, client: Client, gate: Gate) -> None:
     await host.launch(client, "sh", "-c", gate.wait)
-    keeper = keeper_of(host)
-    held = {str(each.readlink()) for each in Path(f"/proc/{keeper}/fd").iterdir()}
-    assert held == {"/dev/null", str(host.run_dir / "shim.log")}
+    keeper = await keeper_of(host)
+    assert held_by(keeper) == {"/dev/null", str(host.run_dir / "shim.log")}
     own = Path("/proc/self/cgroup").read_text()
     assert Path(f"/proc/{keeper}/cgroup").read_text() == own
 
@@ -162,7 +175,7 @@ async def test_a_new_shim_starts_while_the_keeper_of_a_dead_one_waits(
     await kill_shim(host)
     _, record = await host.run(await host.connect(), "true")
     assert record.exit_code == 0
-    assert len(keepers(host.run_dir)) == 2
+    await host.until(lambda: len(keepers(host.run_dir)) == 2)
     gate.open()
     assert (await note_of(host, job)).exit_code == 6
 
@@ -171,7 +184,7 @@ async def test_the_keeper_of_a_run_directory_that_is_gone_reaps_all_the_same(
     host: Host, client: Client, gate: Gate
 ) -> None:
     job = await host.launch(client, "sh", "-c", gate.wait)
-    keeper = keeper_of(host)
+    keeper = await keeper_of(host)
     await kill_shim(host)
     shutil.rmtree(host.run_dir)
     gate.open()
@@ -183,7 +196,7 @@ async def test_a_shim_whose_keeper_was_killed_goes_on(
     host: Host, client: Client, gate: Gate
 ) -> None:
     job = await host.launch(client, "sh", "-c", f"{gate.wait}; exit 8")
-    os.kill(keeper_of(host), signal.SIGKILL)
+    os.kill(await keeper_of(host), signal.SIGKILL)
     await host.until(lambda: not keepers(host.run_dir))
     gate.open()
     assert (await host.ended(job)).exit_code == 8

@@ -120,7 +120,7 @@ async def test_two_starters_at_once_give_one_shim(host: Host) -> None:
 async def test_shim_waits_for_its_server_though_others_have_looked_whether_it_is_there(
     host: Host,
 ) -> None:
-    host.start_shim()
+    host.start_shim("import jobworker.shim.supervisor as s; s.FIRST_CONNECTION = 1000")
     with socket.socket(socket.AF_UNIX) as probe:
         probe.connect(str(host.run_dir / wire.SOCKET_NAME))
     _, record = await host.run(await host.connect(), "true")
@@ -258,6 +258,7 @@ async def test_shim_loads_neither_asyncio_nor_the_server(host: Host) -> None:
     assert {name.split(".")[1] for name in ours} == {
         "cgroups",
         "errors",
+        "garbage",
         "holes",
         "lazy",
         "shim",

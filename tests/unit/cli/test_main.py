@@ -13,6 +13,7 @@ import pytest
 
 import jobworker
 from jobworker.cli.main import COMMANDS, PROGRAM, CommandTable, cli, run
+from tests.support.waiting import PATIENCE
 
 GRPC_SLIPS_IN = "any(name.partition('.')[0] in ('grpc', 'google') for name in sys.modules)"
 JOB = "00000000-0000-4000-8000-000000000000"
@@ -235,7 +236,7 @@ def test_a_closed_standard_output_is_an_error_before_anything_is_done(arguments,
     command = f"exec {shlex.quote(sys.executable)} -m jobworker.cli {arguments} >&-"
     environ = {"PYTHONPATH": str(Path(jobworker.__file__).parent.parent)}
     result = subprocess.run(
-        ["sh", "-c", command], env=environ, capture_output=True, check=False, timeout=30
+        ["sh", "-c", command], env=environ, capture_output=True, check=False, timeout=PATIENCE
     )
     assert result.returncode == status
     assert result.stderr == (

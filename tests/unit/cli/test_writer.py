@@ -164,7 +164,8 @@ async def test_what_waits_when_the_writer_is_closed_is_not_written(tmp_path, mon
         out = FileWriter(file.fileno(), 7)
         for _ in range(AHEAD):
             await out.take(memoryview(b"abc"))
-        threading.Timer(0.05, held.set).start()
+        out._thread.shutdown(wait=False, cancel_futures=True)  # as closing does, which then waits
+        held.set()
         out.close()
         written = (tmp_path / "output").read_bytes()
     assert out.offset == 7 + len(written)

@@ -12,6 +12,7 @@ from jobworker.job.registry.listing import JobFilter
 from jobworker.job.registry.reader import RegistryReader
 from jobworker.job.state import JobStatus, State
 from tests.support.registry import job_record
+from tests.support.waiting import PATIENCE
 
 RUNNING = JobFilter(states=frozenset([State.RUNNING]))
 EXITED = JobFilter(states=frozenset([State.EXITED]))
@@ -157,12 +158,12 @@ async def test_the_event_loop_goes_on_while_a_page_is_read(store, catalog, monke
 
     def slow(*arguments):
         loop.call_soon_threadsafe(begun.set)
-        asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(20)
+        asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(PATIENCE)
         return read(*arguments)
 
     monkeypatch.setattr(catalog._reader, "read_page", slow)
     listing = asyncio.create_task(catalog.page(JobFilter(), 0, ""))
-    await asyncio.wait_for(begun.wait(), 20)
+    await asyncio.wait_for(begun.wait(), PATIENCE)
     store.insert(job_record(1), "")
     go_on.set()
     assert len((await listing).entries) == 1

@@ -18,7 +18,7 @@ from jobworker.errors import (
 from jobworker.job import JobSpec, Reason, State, StopPolicy
 from jobworker.testing.shim import FakeShim
 from tests.support.fake_host import FakeHost
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 TRUE = JobSpec(command="true")
 UNHEARD = signal.SIGURG
@@ -72,7 +72,7 @@ async def pending(host, service):
     """Return a launch that is held up, the id of its job, and the task that starts it."""
     held = HeldLaunch(host)
     starting = asyncio.create_task(service.start_job(TRUE))
-    await asyncio.wait_for(held.reached.wait(), 10)
+    await asyncio.wait_for(held.reached.wait(), PATIENCE)
     (job_id,) = service._starting._launches
     return held, job_id, starting
 
@@ -105,7 +105,7 @@ async def test_a_stop_overrides_what_it_gives_of_the_jobs_own_policy(host, servi
 async def test_a_stop_with_what_is_no_signal_names_the_field(host, service, signum):
     job = await service.start_job(TRUE)
     with pytest.raises(InvalidArgument) as refusal:
-        await asyncio.wait_for(service.stop_job(job.id, signal=signum), 10)
+        await asyncio.wait_for(service.stop_job(job.id, signal=signum), PATIENCE)
     assert refusal.value.field == "signal"
     assert host.shim.stops == []
 
@@ -169,7 +169,7 @@ async def test_a_later_stop_does_not_put_the_kill_off_when_the_shim_dies(host, s
     ]
     await until(lambda: len(host.shim.stops) == 2)
     host.shim.die()
-    await asyncio.wait_for(asyncio.gather(*stops), 20)
+    await asyncio.wait_for(asyncio.gather(*stops), PATIENCE)
     assert host.shim.processes[job.id].wait() == -signal.SIGKILL
     assert job.status.reason is Reason.STOPPED
 
@@ -181,7 +181,7 @@ async def test_a_later_stop_may_bring_the_kill_of_an_orphan_nearer(host, service
         asyncio.create_task(service.stop_job(job.id, signal=UNHEARD, grace=grace))
         for grace in (1000, 0)
     ]
-    await asyncio.wait_for(asyncio.gather(*stops), 20)
+    await asyncio.wait_for(asyncio.gather(*stops), PATIENCE)
     assert host.shim.processes[job.id].wait() == -signal.SIGKILL
 
 
@@ -191,7 +191,7 @@ async def test_who_stops_a_job_is_told_when_the_service_is_left(host):
         stop = asyncio.create_task(service.stop_job(job.id))
         await until(lambda: host.shim.stops)
     with pytest.raises(ShuttingDown):
-        await asyncio.wait_for(stop, 10)
+        await asyncio.wait_for(stop, PATIENCE)
 
 
 # Waiting
@@ -202,7 +202,7 @@ async def test_a_thousand_wait_for_one_end(host, service):
     waits = [asyncio.create_task(service.wait_job(job.id, 600)) for _ in range(1000)]
     await asyncio.sleep(0)
     host.shim.end(job.id, exit_code=3)
-    statuses = await asyncio.wait_for(asyncio.gather(*waits), 20)
+    statuses = await asyncio.wait_for(asyncio.gather(*waits), PATIENCE)
     assert all(status is job.status for status in statuses)
     assert job.status.exit_code == 3
     assert (await service.wait_job(job.id, 0)).exit_code == 3
@@ -242,7 +242,7 @@ async def test_who_waits_for_a_launch_that_fails_is_told(host, service):
     with pytest.raises(CommandNotFound):
         await starting
     with pytest.raises(JobNotFound):
-        await asyncio.wait_for(waiting, 10)
+        await asyncio.wait_for(waiting, PATIENCE)
 
 
 async def test_who_waits_is_told_when_the_service_is_left(host):
@@ -252,7 +252,7 @@ async def test_who_waits_is_told_when_the_service_is_left(host):
         await asyncio.sleep(0)
     for wait in waits:
         with pytest.raises(ShuttingDown, match=job.id):
-            await asyncio.wait_for(wait, 10)
+            await asyncio.wait_for(wait, PATIENCE)
     with pytest.raises(ShuttingDown):
         await job.wait()
 
@@ -264,7 +264,7 @@ async def test_who_goes_away_leaves_nothing_behind(host, service):
     for wait in waits:
         wait.cancel()
     await asyncio.gather(*waits, return_exceptions=True)
-    assert not job._finished._waiters
+    assert not job._settled._waiters
 
 
 # Signals

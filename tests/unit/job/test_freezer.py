@@ -9,6 +9,7 @@ from jobworker.cgroups import Cgroup
 from jobworker.errors import FailedPrecondition, ResourceExhausted
 from jobworker.job import freezer
 from jobworker.testing import FakeCgroupTree
+from tests.support.waiting import PATIENCE
 
 PATH = "/cgroup2/job"
 FREEZE = f"{PATH}/cgroup.freeze"
@@ -56,7 +57,7 @@ async def test_it_returns_when_the_kernel_says_so_and_not_before(tree, cgroup):
         await asyncio.sleep(0)
     assert not pausing.done()
     write(FREEZE, "1")
-    assert await asyncio.wait_for(pausing, 10)
+    assert await asyncio.wait_for(pausing, PATIENCE)
 
 
 @pytest.mark.usefixtures("hasty")
@@ -102,7 +103,7 @@ async def test_a_job_that_ends_meanwhile_has_ended(tree, cgroup):
     await asyncio.sleep(0)
     tree.exit(10)
     with pytest.raises(FailedPrecondition, match="cannot pause job job: no process is left"):
-        await asyncio.wait_for(pausing, 10)
+        await asyncio.wait_for(pausing, PATIENCE)
 
 
 async def test_a_job_whose_cgroup_is_gone_has_ended(tree):

@@ -15,6 +15,7 @@ from jobworker.job.ledger import Ledger
 from jobworker.job.record import JobRecord
 from jobworker.job.spec import JobSpec
 from jobworker.job.state import JobStatus, Reason, State
+from tests.support.waiting import PATIENCE
 
 PENDING = JobRecord(
     id="5f0c3a52-4d0e-4e7f-9d4b-0d8f3c1b2a69",
@@ -138,7 +139,7 @@ async def test_an_end_that_cannot_be_written_is_tried_until_it_can(ledger, store
         assert ledger.unwritten(job.id) is job
         assert store.get(PENDING.id) == PENDING
         disk.full_for = ""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             assert (await anext(watch)).event.type is EventType.ENDED
     assert store.get(PENDING.id) == ENDED
     await told(ledger, 1)
@@ -159,7 +160,7 @@ async def test_who_waits_for_events_is_woken_by_each(ledger, store, write, kind)
         waiting = asyncio.create_task(anext(watch))
         await asyncio.sleep(0)
         write(ledger, store)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             assert (await waiting).event.type == kind
 
 

@@ -10,6 +10,7 @@ from jobworker.job import processes
 from jobworker.job.processes import keepers_settled, wait_empty
 from jobworker.shim.proc import KEEPER_NAME, SHIM_NAME
 from jobworker.shim.wire import LOG_NAME
+from tests.support.waiting import PATIENCE
 
 STUCK = f"""
 import ctypes, os, sys
@@ -60,18 +61,19 @@ class Silent:
         os.close(self._unwritten)
 
 
-async def test_a_cgroup_whose_end_is_not_announced_is_noticed_all_the_same():
+async def test_a_cgroup_whose_end_is_not_announced_is_noticed_all_the_same(monkeypatch):
+    monkeypatch.setattr(processes, "_LOOK_AGAIN", 0.02)
     cgroup = Silent()
     try:
-        await asyncio.wait_for(wait_empty(cgroup), 30)
+        await asyncio.wait_for(wait_empty(cgroup), PATIENCE)
     finally:
         cgroup.close()
     assert cgroup.looks == 2
 
 
 async def test_a_keeper_that_does_not_get_on_is_waited_for_but_not_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "_SETTLING_PATIENCE", 0.05)
-    with stuck_keeper(tmp_path):
+    with stuck_keeper(tmp_path), monkeypatch.context() as patch:
+        patch.setattr(processes, "_SETTLING_PATIENCE", 0.05)
         assert not await keepers_settled(tmp_path)
     assert await keepers_settled(tmp_path)
 

@@ -18,7 +18,7 @@ from jobworker.job import JobSpec, State
 from jobworker.job import removal as removing
 from jobworker.testing.shim import FakeShim
 from tests.support.fake_host import FakeHost
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 TRUE = JobSpec(command="true")
 
@@ -60,7 +60,7 @@ class Held:
 
     def __call__(self, *arguments):
         self.reached.set()
-        assert self.may_go.wait(30)
+        assert self.may_go.wait(PATIENCE)
         if self.error is not None:
             raise self.error
         return self.function(*arguments)
@@ -97,7 +97,7 @@ async def test_a_job_whose_start_hangs_is_refused_at_once(host, service):
     await until(lambda: service._starting.under_way)
     (job_id,) = service._starting._launches
     with pytest.raises(FailedPrecondition, match="it is pending"):
-        await asyncio.wait_for(service.remove_job(job_id), 10)
+        await asyncio.wait_for(service.remove_job(job_id), PATIENCE)
     may_go.set()
     assert (await starting).id == job_id
 
@@ -144,7 +144,7 @@ async def test_nobody_finds_a_job_while_its_files_are_being_removed(host, servic
     held = Held(output.remove)
     monkeypatch.setattr(removing.output, "remove", held)
     task = asyncio.create_task(service.remove_job(job.id))
-    await asyncio.to_thread(held.reached.wait, 30)
+    await asyncio.to_thread(held.reached.wait, PATIENCE)
     with pytest.raises(JobNotFound):
         await service.fetch_job(job.id)
     held.may_go.set()
@@ -157,7 +157,7 @@ async def test_a_caller_that_goes_away_undoes_nothing(host, service, monkeypatch
     held = Held(output.remove)
     monkeypatch.setattr(removing.output, "remove", held)
     task = asyncio.create_task(service.remove_job(job.id))
-    await asyncio.to_thread(held.reached.wait, 30)
+    await asyncio.to_thread(held.reached.wait, PATIENCE)
     task.cancel()
     held.may_go.set()
     await until(host.nothing_is_left)
@@ -208,7 +208,7 @@ async def test_a_removal_under_way_when_the_service_is_left_is_finished_or_taken
         with monkeypatch.context() as patch:
             patch.setattr(removing.output, "remove", held)
             task = asyncio.create_task(service.remove_job(job.id))
-            await asyncio.to_thread(held.reached.wait, 30)
+            await asyncio.to_thread(held.reached.wait, PATIENCE)
         asyncio.get_running_loop().call_later(0.05, held.may_go.set)
     await asyncio.gather(task, return_exceptions=True)
     assert list(host.log_dir.iterdir()) == []

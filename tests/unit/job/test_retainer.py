@@ -24,7 +24,7 @@ from jobworker.job.retention import KEEP_ALL, Retention
 from jobworker.job.slots import RunningLimits
 from jobworker.testing.shim import FakeShim
 from tests.support.fake_host import FakeHost
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 TRUE = JobSpec(command="true")
 MEGABYTE = 1 << 20
@@ -174,12 +174,12 @@ async def test_a_reader_that_comes_after_the_choice_keeps_its_job(host, monkeypa
 
     def held(*_arguments):
         reached.set()
-        assert may_go.wait(30)
+        assert may_go.wait(PATIENCE)
 
     monkeypatch.setattr(removing.output, "check_removable", held)
     async with host.service(keep(keep_jobs=1)) as service:
         first, second = await host.ended(service, 2, b"content")
-        await asyncio.to_thread(reached.wait, 30)
+        await asyncio.to_thread(reached.wait, PATIENCE)
         with first.stream_output() as stream:
             may_go.set()
             await until(lambda: first.id in service._retainer._held)

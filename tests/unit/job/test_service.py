@@ -29,7 +29,7 @@ from jobworker.shim.note import EndNote, write_note
 from jobworker.shim.proc import KEEPER_NAME, Stat, read_stat
 from jobworker.testing.shim import FakeShim
 from tests.support.fake_host import FakeHost
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 TRUE = JobSpec(command="true")
 
@@ -127,7 +127,7 @@ async def test_a_start_that_cannot_be_cleaned_up_is_not_there_and_is_cleaned_up_
     with pytest.raises(JobNotFound):
         await service.fetch_job(job_id)
     with pytest.raises(JobNotFound):
-        await asyncio.wait_for(service.stop_job(job_id), 5)
+        await asyncio.wait_for(service.stop_job(job_id), PATIENCE)
     with pytest.raises(ResourceExhausted):
         await service.start_job(spec)
     service._store.delete = store_delete
@@ -304,7 +304,7 @@ async def test_events_of_a_dead_server_are_told_once_by_the_next(host):
     async with (
         host.service() as service,
         contextlib.aclosing(service.watch(token)) as watch,
-        asyncio.timeout(20),
+        asyncio.timeout(PATIENCE),
     ):
         events = [(await anext(watch)).event for _ in range(4)]
     assert sorted((event.job_id, event.type) for event in events) == sorted(
@@ -334,7 +334,10 @@ async def test_a_removal_is_told_with_who_wanted_it_or_not_made(host, service):
         await service.remove_job(job.id)
     assert (await service.fetch_job(job.id)).finished
     service._store.write = write
-    async with contextlib.aclosing(service.watch(job_id=job.id)) as watch, asyncio.timeout(20):
+    async with (
+        contextlib.aclosing(service.watch(job_id=job.id)) as watch,
+        asyncio.timeout(PATIENCE),
+    ):
         await anext(watch)
         await service.remove_job(job.id, user="user_bravo")
         event = (await anext(watch)).event
@@ -355,6 +358,7 @@ async def test_limits_that_a_dying_server_changed_are_told_by_the_next(host):
 
 
 async def test_stop_pause_and_resume_work_on_a_full_disk_and_the_end_is_told_later(host, service):
+    service._ledger._first_retry = 0.02
     job = await service.start_job(TRUE)
     host.tree.write(f"{service.cgroups.cgroup(job.id).path}/cgroup.procs", "10")
     write = service._store.write
@@ -392,7 +396,10 @@ async def test_who_watches_a_job_whose_start_fails_is_told(host, service):
     starting = asyncio.create_task(service.start_job(TRUE))
     await until(lambda: host.registry("SELECT id FROM jobs"))
     ((job_id,),) = host.registry("SELECT id FROM jobs")
-    async with contextlib.aclosing(service.watch(job_id=job_id)) as watch, asyncio.timeout(20):
+    async with (
+        contextlib.aclosing(service.watch(job_id=job_id)) as watch,
+        asyncio.timeout(PATIENCE),
+    ):
         await anext(watch)
         waiting = asyncio.create_task(anext(watch))
         await asyncio.sleep(0)
@@ -483,7 +490,7 @@ async def test_a_stop_of_a_job_that_nobody_knows_does_not_wait_for_ever(host, se
     host.shim.launched.clear()
     service._custody._holders.reconcile = forgetful
     with pytest.raises(Unavailable, match=job.id):
-        await asyncio.wait_for(service.stop_job(job.id), 5)
+        await asyncio.wait_for(service.stop_job(job.id), PATIENCE)
 
 
 async def forgetful(*_args):
@@ -625,12 +632,12 @@ async def test_an_accepted_stop_of_an_orphan_is_carried_out_by_the_next_server(h
         job = await service.start_job(replace(TRUE, stop=StopPolicy(signal=signal.SIGURG)))
         host.shim.die()
         await until(lambda: service._custody._orphans)
-        stop = asyncio.create_task(service.stop_job(job.id, grace=1.0))
+        stop = asyncio.create_task(service.stop_job(job.id, grace=0.2))
         await until(lambda: job.record.stop is not None)
         stop.cancel()
     async with host.service() as service:
         job = await service.fetch_job(job.id)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             assert (await job.wait()).reason is Reason.STOPPED
     assert host.shim.processes[job.id].wait() == -signal.SIGKILL
 
@@ -714,7 +721,7 @@ async def test_a_start_whose_shim_died_and_whose_command_has_ended_has_succeeded
 async def test_a_start_whose_shim_died_and_whose_command_was_not_executed_has_failed(host, service):
     def fail(job_id):
         note = note_of_job(job_id)
-        write_note(str(host.directory / "run"), replace(note, executed=False, exit_code=127))
+        write_note(str(host.directory / "run"), note._replace(executed=False, exit_code=127))
 
     die_in_launch(host, fail)
     with pytest.raises(ShimUnavailable, match="nothing has been run"):
@@ -779,7 +786,7 @@ async def test_a_start_is_not_repeated_while_it_may_have_happened(host, service,
     """Nothing is left of the job: what that means, only the keeper's note of the shim tells."""
     host.shim.clients[-1].shim = SHIM
     if not keeper_died:
-        note = replace(note_of_job("none"), pid=SHIM.pid, start_time=SHIM.start_time)
+        note = note_of_job("none")._replace(pid=SHIM.pid, start_time=SHIM.start_time)
         die_in_launch(host, lambda _job_id: write_note(str(host.directory / "run"), note))
         with pytest.raises(ShimUnavailable, match="nothing has been run"):
             await service.start_job(TRUE)
@@ -935,7 +942,7 @@ async def test_a_job_that_ended_while_its_limits_changed_keeps_the_record_of_its
 
     def update_and_end(*arguments):
         changed = update_limits(*arguments)
-        asyncio.run_coroutine_threadsafe(end(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(end(), loop).result(PATIENCE)
         return changed
 
     async def end():
@@ -1169,14 +1176,15 @@ async def test_a_launch_that_hangs_keeps_no_server_from_starting(host, monkeypat
         hung, good = [await service.start_job(TRUE) for _ in range(2)]
     host.shim.hanging.add(hung.id)
     async with host.service() as service:
-        assert service._custody.main_process(await service.fetch_job(good.id)) is not None
+        again = await service.fetch_job(good.id)
+        await until(lambda: service._custody.main_process(again) is not None)
         assert (await service.fetch_job(hung.id)).status.state is State.RUNNING
 
 
 async def test_a_shim_that_hangs_makes_calls_unavailable(host, service, monkeypatch):
+    job = await service.start_job(TRUE)
     monkeypatch.setattr("jobworker.job.custody.patience.STOP", 0.05)
     monkeypatch.setattr("jobworker.job.custody.patience.LAUNCH", 0.05)
-    job = await service.start_job(TRUE)
     host.shim.hanging.add("")
     with pytest.raises(ShimUnavailable, match="stop"):
         await service.stop_job(job.id)
@@ -1261,7 +1269,7 @@ async def test_whoever_waits_for_a_job_that_was_never_started_is_told(host, monk
             await service._abandoning.abandon(again)
             for told in (follower, waiter):
                 with pytest.raises(JobNotFound):
-                    await asyncio.wait_for(told, 5)
+                    await asyncio.wait_for(told, PATIENCE)
 
 
 async def test_a_call_that_waits_for_a_shim_is_unavailable_when_the_service_is_left(host):

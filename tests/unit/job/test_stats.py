@@ -11,6 +11,7 @@ from jobworker.cgroups import Cgroup
 from jobworker.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from jobworker.job import Job, JobRecord, JobSpec, JobStatus, Reason, State, stats
 from jobworker.testing import FakeCgroupTree
+from tests.support.waiting import PATIENCE
 
 PATH = "/cgroup2/job"
 RUNNING = JobRecord(
@@ -110,7 +111,7 @@ async def test_a_sample_that_the_end_overtakes_is_the_end(tree, job, gone_before
     await asyncio.sleep(0)
     assert not sampling.done()
     job.publish(ENDED)
-    assert (await asyncio.wait_for(sampling, 10)).status is ENDED.status
+    assert (await asyncio.wait_for(sampling, PATIENCE)).status is ENDED.status
 
 
 async def test_figures_that_cannot_be_read_are_told(tree, job):
@@ -134,7 +135,7 @@ async def test_figures_that_are_not_understood_are_told(tree, job):
 async def test_samples_go_on_to_the_end_and_the_last_is_the_end(job, monkeypatch):
     monkeypatch.setattr(stats, "SHORTEST_INTERVAL", 0.001)
     states = []
-    async with asyncio.timeout(10), aclosing(job.stream_samples(0.001)) as samples:
+    async with asyncio.timeout(PATIENCE), aclosing(job.stream_samples(0.001)) as samples:
         async for sample in samples:
             states.append(sample.status.state)
             if len(states) == 3:
@@ -143,7 +144,7 @@ async def test_samples_go_on_to_the_end_and_the_last_is_the_end(job, monkeypatch
 
 
 async def test_the_end_is_not_waited_for_until_the_next_sample_is_due(job):
-    async with asyncio.timeout(10), aclosing(job.stream_samples(3600)) as samples:
+    async with asyncio.timeout(PATIENCE), aclosing(job.stream_samples(3600)) as samples:
         await anext(samples)
         ended = asyncio.create_task(anext(samples))
         await asyncio.sleep(0)

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from jobworker.job.turns import Turns
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ async def test_changes_of_one_job_come_one_after_the_other(turns):
 async def test_changes_of_two_jobs_do_not_wait_for_each_other(turns):
     met = asyncio.Barrier(2)
     await asyncio.wait_for(
-        asyncio.gather(*(turns.run(job, met.wait) for job in ("one", "other"))), 10
+        asyncio.gather(*(turns.run(job, met.wait) for job in ("one", "other"))), PATIENCE
     )
 
 
@@ -55,7 +56,7 @@ async def test_a_change_that_fails_tells_its_caller_and_lets_the_next_begin(turn
 
     with pytest.raises(ValueError, match="no"):
         await turns.run("job", fail)
-    await asyncio.wait_for(turns.run("job", lambda: asyncio.sleep(0)), 10)
+    await asyncio.wait_for(turns.run("job", lambda: asyncio.sleep(0)), PATIENCE)
 
 
 async def test_closing_cancels_what_is_under_way(turns):

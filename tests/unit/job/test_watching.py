@@ -12,6 +12,7 @@ from jobworker.job.event import EventType, JobEvent
 from jobworker.job.registry.event_log import BATCH, WINDOW, EventLog
 from jobworker.job.state import JobStatus, State
 from jobworker.job.watching import Watching
+from tests.support.waiting import PATIENCE
 
 JOB = "5f0c3a52-4d0e-4e7f-9d4b-0d8f3c1b2a69"
 OTHER = "6f0c3a52-4d0e-4e7f-9d4b-0d8f3c1b2a69"
@@ -53,7 +54,7 @@ def board(store):
 
 async def take(watch, count):
     """Return the numbers of the next events, and the token after the last one."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         told = [await anext(watch) for _ in range(count)]
     return [each.event and each.event.time for each in told], told[-1].token
 

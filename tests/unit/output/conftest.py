@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import sys
-import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +15,11 @@ import pytest
 
 from jobworker import output
 from jobworker.output.inotify import Inotify
+from tests.support.waiting import PATIENCE
+from tests.support.waiting import until as wait_for_condition
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-
-DEADLINE = 20.0
 
 
 class Job:
@@ -111,6 +111,7 @@ def python(start: Callable[..., Awaitable[Job]]) -> Callable[..., Awaitable[Job]
 @pytest.fixture
 def open_fds() -> Callable[[], set[str]]:
     """Return what this process has open: number and target of each descriptor."""
+    gc.collect()  # what earlier tests left for later does not go while this one looks
 
     def open_fds() -> set[str]:
         found = set()
@@ -128,14 +129,7 @@ def open_fds() -> Callable[[], set[str]]:
 @pytest.fixture
 def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
     """Wait for a condition that nothing announces."""
-
-    async def until(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + DEADLINE
-        while not condition():
-            assert time.monotonic() < deadline, "the condition did not come true"
-            await asyncio.sleep(0.001)
-
-    return until
+    return wait_for_condition
 
 
 @pytest.fixture
@@ -143,7 +137,7 @@ def in_time() -> Callable[[Awaitable[object]], Awaitable[object]]:
     """Await something that must not hang."""
 
     async def in_time(awaitable: Awaitable[object]) -> object:
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(PATIENCE):
             return await awaitable
 
     return in_time
@@ -156,7 +150,7 @@ def collect() -> Callable[[output.Follower], Awaitable[bytes]]:
     async def collect(follower: output.Follower) -> bytes:
         data = bytearray()
         expected = follower.offset
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(PATIENCE):
             with follower as chunks:
                 async for chunk in chunks:
                     assert chunk.offset == expected

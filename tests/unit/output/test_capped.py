@@ -10,6 +10,7 @@ import pytest
 
 from jobworker import holes, output
 from jobworker.output.follow import MIN_CHUNK
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -66,7 +67,7 @@ async def growing() -> AsyncIterator[Growing]:
 async def collect(follower: output.Follower) -> list[tuple[int, int]]:
     """Read to the end, checking every byte; return from where to where there was output."""
     pieces: list[tuple[int, int]] = []
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         with follower as chunks:
             async for chunk in chunks:
                 end = chunk.offset + len(chunk.data)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
@@ -11,7 +12,16 @@ import pytest
 
 from jobworker import output
 from jobworker.errors import ShuttingDown
-from jobworker.output.follow import CHUNK_BUDGET, GROWTH, MAX_CHUNK, MIN_CHUNK
+from jobworker.output.budget import SLOW_AFTER
+from jobworker.output.follow import (
+    CHUNK_BUDGET,
+    GROWTH,
+    MAX_CHUNK,
+    MIN_CHUNK,
+    PROVEN,
+    UNPROVEN,
+)
+from jobworker.output.follow import _budget as budget
 
 ONE_BY_ONE = "for i in range(3000): os.write(1, bytes([i % 256]))"
 PIECE_BY_PIECE = "for line in lines: os.write(1, os.urandom(int(line)))"
@@ -313,6 +323,41 @@ class TestChunks:
             other.close()
         assert CHUNK_BUDGET // 257 >= max(sizes) > CHUNK_BUDGET // 257 // 2
 
+    async def test_stay_small_in_a_crowd_until_the_reader_is_known_to_read(self, big):
+        others = [big.follow() for _ in range(UNPROVEN)]
+        with big.follow() as chunks:
+            sizes = [len(chunk.data) async for chunk in chunks]
+        for other in others:
+            other.close()
+        assert set(sizes[: PROVEN // MIN_CHUNK]) == {MIN_CHUNK}
+        assert max(sizes) > MIN_CHUNK
+
+    async def test_are_large_beside_a_crowd_that_stands_still(self, big, monkeypatch):
+        others = [big.follow() for _ in range(256)]
+        for other in others:
+            await anext(other)
+        later = time.monotonic() + SLOW_AFTER
+        monkeypatch.setattr(budget, "_clock", lambda: later)
+        with big.follow() as chunks:
+            sizes = [len(chunk.data) async for chunk in chunks]
+        for other in others:
+            other.close()
+        assert max(sizes) == MAX_CHUNK
+
+    async def test_are_not_kept_from_others_by_who_waits_for_more(
+        self, python, in_time, monkeypatch
+    ):
+        job = await python(ECHO)
+        with job.follow() as chunks, job.follow():
+            await job.tell("something")
+            await in_time(take(chunks, len(b"something")))
+            waiting = asyncio.create_task(anext(chunks))
+            await asyncio.sleep(0)
+            later = time.monotonic() + 2 * SLOW_AFTER
+            monkeypatch.setattr(budget, "_clock", lambda: later)
+            assert budget.size() == CHUNK_BUDGET // 2
+            waiting.cancel()
+
     async def test_let_other_tasks_run(self, big):
         turns = 0
 
@@ -400,7 +445,7 @@ class TestLeaving:
         with pytest.raises(ShuttingDown):
             await in_time(waiting)
         assert len(watcher) == 0
-        assert open_fds() == before
+        assert open_fds() <= before
 
     async def test_dropped_warns_and_closes(self, job, nothing_left):
         chunks = job.follow()

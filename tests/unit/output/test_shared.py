@@ -9,10 +9,17 @@ import pytest
 from jobworker import output
 from jobworker.output.chunk import Chunk
 from jobworker.output.shared import Sharing, sharing
+from tests.support.waiting import PATIENCE
 
 follow = sys.modules["jobworker.output.follow"]  # the package has a function of this name
 
 SIZE = 3 * 1024 * 1024
+
+
+@pytest.fixture(autouse=True)
+def _slow_machine(monkeypatch):
+    """What is kept for the next follower stays for as long as that takes to come."""
+    monkeypatch.setattr(sharing, "_hold", PATIENCE)
 
 
 @pytest.fixture

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import aclosing
-from typing import TYPE_CHECKING, Self
+from contextlib import AsyncExitStack, aclosing
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 import pytest
 
 from jobworker.errors import ConfigError
+from jobworker.rpc.channel import WIDE_STREAMS
 from jobworker.rpc.client import Client
 from jobworker.rpc.resume import OutputInterrupted, StreamInterrupted
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from jobworker.rpc.watch import WatchInterrupted
 from jobworker.testing.servicer import RUNNING, Refusal, ScriptedService
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,12 +133,22 @@ async def test_a_wait_goes_on_after_the_restart_of_the_server(serve, service, co
         assert await wait == job.job.status
 
 
-async def test_a_wait_ends_with_an_error_when_the_server_stays_away(serve, service, connect):
+class Patient(ScriptedService):
+    """Answers a Wait when the job has ended, whatever time has passed."""
+
+    async def Wait(self, request: pb.WaitRequest, context: Any) -> pb.WaitResponse:
+        request.ClearField("timeout")
+        return await super().Wait(request, context)
+
+
+async def test_a_wait_ends_with_an_error_when_the_server_stays_away(serve, connect, monkeypatch):
+    monkeypatch.setattr("jobworker.rpc.resume.NOTICE_AFTER", 0.0)
+    service = Patient()
     listener = await serve(service)
     job_id = service.add(status=RUNNING).job.id
     said = []
     async with connect(listener.url) as client:
-        patient = {"give_up_after": 2.0, "on_interrupted": said.append}
+        patient = {"give_up_after": 0.3, "on_interrupted": said.append}
         waits = [
             asyncio.create_task(client.wait(job_id, **patient)),
             asyncio.create_task(client.wait(job_id, 0.5, give_up_after=10**6)),
@@ -145,7 +157,7 @@ async def test_a_wait_ends_with_an_error_when_the_server_stays_away(serve, servi
         await listener.stop()
         for wait in waits:
             with pytest.raises(StreamInterrupted):
-                await asyncio.wait_for(wait, 60)
+                await asyncio.wait_for(wait, PATIENCE)
     assert len(said) == 1
 
 
@@ -159,7 +171,7 @@ async def test_a_wait_that_is_refused_is_not_asked_again(serve, service, connect
 
 
 async def until_asked(service: ScriptedService, times: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while len(service.requests) < times:  # noqa: ASYNC110 - no event tells of it
             await asyncio.sleep(0.005)
 
@@ -239,6 +251,18 @@ async def test_output_begins_at_the_offset(serve, service, connect):
     assert output == OUTPUT[12_345:]
 
 
+async def test_closing_ends_every_connection(serve, service, connect):
+    listener = await serve(service)
+    async with connect(listener.url) as client, AsyncExitStack() as stack:
+        job = service.add(b"something", RUNNING)
+        for _ in range(WIDE_STREAMS + 1):
+            stream = client.output(job.job.id, tail=True)
+            assert await anext(await stack.enter_async_context(aclosing(stream)))
+        crowded = client._outputs._narrow
+        assert crowded.get_state() is grpc.ChannelConnectivity.READY
+    assert crowded.get_state() is grpc.ChannelConnectivity.SHUTDOWN
+
+
 async def test_tail_goes_on_until_the_job_has_ended(serve, service, connect):
     listener = await serve(service)
     job = service.add(b"one", RUNNING)
@@ -261,7 +285,7 @@ async def test_a_follower_that_leaves_ends_its_stream_on_the_server(serve, servi
         await anext(stream)
         assert service.followers == 1
         await stream.aclose()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await service.wait_for_followers(0)
 
 
@@ -282,7 +306,7 @@ async def test_a_quiet_follower_survives_the_restart_of_the_server(serve, servic
     job = service.add(b"", RUNNING)
     async with connect(listener.url) as client:
         following = asyncio.create_task(read(client, job.job.id, tail=True))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await service.wait_for_followers(1)
         await listener.stop()
         await serve(service, port=listener.port)
@@ -467,7 +491,7 @@ class Cutter:
 
 
 async def take_events(stream, count) -> list[tuple[int, str]]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         events = [await anext(stream) for _ in range(count)]
     return [(event.type, event.job_id) for event in events]
 
@@ -538,5 +562,5 @@ async def test_a_watch_that_is_left_is_over_for_the_server_too(serve, service, c
         async with aclosing(client.watch()) as stream:
             await take_events(stream, 1)
             assert service.events.watchers == 1
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             await service.events.wait_for_watchers(0)

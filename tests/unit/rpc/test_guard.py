@@ -20,7 +20,7 @@ from jobworker.rpc.guard import Guard, caller
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from jobworker.rpc.v1 import jobworker_pb2_grpc as pb_grpc
 from tests.support.proxy import Proxy
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 
 class Servicer(pb_grpc.JobWorkerServiceServicer):
@@ -71,11 +71,11 @@ def directory(tmp_path_factory):
 
 
 @pytest.fixture
-async def server(directory, tmp_path):
+async def server(directory, tmp_path, request):
     audit = Audit.open(tmp_path / "audit.log")
     guard = Guard(Policy(), audit, max_streams_per_user=3)
     servicer = Servicer()
-    options = keepalive.server_options(time=1, timeout=5)
+    options = keepalive.server_options(time=1, timeout=getattr(request, "param", 5))
     server = grpc.aio.server(interceptors=[guard], options=options)
     pb_grpc.add_JobWorkerServiceServicer_to_server(servicer, server)
     credentials = tls.server_credentials(
@@ -212,8 +212,8 @@ async def test_closing_ends_streams_with_unavailable(server):
     async with server.client("user_alpha") as alpha:
         stream = alpha.output("j", tail=True, give_up_after=0)
         assert (await anext(stream)).output == b"first"
-        await server.guard.close(1)
-        await asyncio.wait_for(server.servicer.output_ended.wait(), 5)
+        await server.guard.close(PATIENCE)
+        await asyncio.wait_for(server.servicer.output_ended.wait(), PATIENCE)
         with pytest.raises(Exception, match="shutting down"):
             await anext(stream)
 
@@ -224,7 +224,7 @@ async def test_closing_ends_a_stream_in_the_middle_of_its_messages(server, messa
         call = alpha._stub.Output(pb.OutputRequest(job_id="endless"))
         for _ in range(messages):
             await call.read()
-        closing = asyncio.create_task(server.guard.close(5))
+        closing = asyncio.create_task(server.guard.close(PATIENCE))
         code, _ = await code_of(drain(call))
         await closing
     assert code is grpc.StatusCode.UNAVAILABLE
@@ -235,13 +235,13 @@ async def test_a_client_that_does_not_read_does_not_hold_up_closing(server):
         call = alpha._stub.Output(pb.OutputRequest(job_id="endless"))
         await call.read()
         await server.guard.close(0.2)
-        await asyncio.wait_for(server.servicer.output_ended.wait(), 5)
+        await asyncio.wait_for(server.servicer.output_ended.wait(), PATIENCE)
 
 
 async def test_closing_ends_calls_that_wait_for_longer_than_the_patience(server):
     async with server.client("user_alpha") as alpha:
         stop = asyncio.create_task(code_of(alpha.stop("j")))
-        await asyncio.wait_for(server.servicer.stopping.wait(), 5)
+        await asyncio.wait_for(server.servicer.stopping.wait(), PATIENCE)
         await server.guard.close(0.01)
         code, details = await stop
     assert code is grpc.StatusCode.UNAVAILABLE
@@ -251,8 +251,8 @@ async def test_closing_ends_calls_that_wait_for_longer_than_the_patience(server)
 async def test_closing_ends_who_waits_for_a_job_at_once(server):
     async with server.client("user_alpha") as alpha:
         wait = asyncio.create_task(alpha.wait("j", give_up_after=0))
-        await asyncio.wait_for(server.servicer.waiting.wait(), 5)
-        await asyncio.wait_for(server.guard.close(1000), 20)
+        await asyncio.wait_for(server.servicer.waiting.wait(), PATIENCE)
+        await asyncio.wait_for(server.guard.close(1000), PATIENCE)
         with pytest.raises(Exception, match="shutting down"):
             await wait
 
@@ -260,10 +260,10 @@ async def test_closing_ends_who_waits_for_a_job_at_once(server):
 async def test_a_wait_that_the_client_leaves_is_ended(server):
     async with server.client("user_alpha") as alpha:
         wait = asyncio.create_task(alpha.wait("j"))
-        await asyncio.wait_for(server.servicer.waiting.wait(), 5)
+        await asyncio.wait_for(server.servicer.waiting.wait(), PATIENCE)
         wait.cancel()
-        await asyncio.wait_for(server.servicer.wait_ended.wait(), 5)
-        await asyncio.wait_for(until_idle(server.guard), 5)
+        await asyncio.wait_for(server.servicer.wait_ended.wait(), PATIENCE)
+        await asyncio.wait_for(until_idle(server.guard), PATIENCE)
 
 
 async def until_idle(guard):
@@ -301,9 +301,10 @@ async def test_a_stream_that_the_client_leaves_is_closed(server):
         stream = alpha.output("j", tail=True)
         await anext(stream)
         await stream.aclose()
-        await asyncio.wait_for(server.servicer.output_ended.wait(), 5)
+        await asyncio.wait_for(server.servicer.output_ended.wait(), PATIENCE)
 
 
+@pytest.mark.parametrize("server", [0.2], ids=["who is given little time"], indirect=True)
 async def test_a_client_that_falls_silent_is_dropped(server):
     async with (
         Proxy(server.address) as proxy,
@@ -312,7 +313,7 @@ async def test_a_client_that_falls_silent_is_dropped(server):
     ):
         await anext(stream)
         proxy.fall_silent()
-        await asyncio.wait_for(server.servicer.output_ended.wait(), 60)
+        await asyncio.wait_for(server.servicer.output_ended.wait(), PATIENCE)
 
 
 async def test_a_user_may_have_so_many_streams_and_others_have_theirs(server):

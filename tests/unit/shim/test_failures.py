@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import replace
 
 import pytest
 
@@ -29,7 +28,7 @@ def of(kind: str, number: int, *existing: str) -> errors.JobWorkerError:
 
 
 def test_a_command_that_is_a_directory_is_said_to_be_one():
-    launch = replace(LAUNCH, executables=["/etc"], argv=["/etc"])
+    launch = LAUNCH._replace(executables=["/etc"], argv=["/etc"])
     reply = {"kind": "exec", "errno": errno.EACCES}
     assert "it is a directory" in str(
         launch_error(reply, launch, is_directory={"/etc"}.__contains__)

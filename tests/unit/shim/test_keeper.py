@@ -9,6 +9,7 @@ import pytest
 import jobworker
 from jobworker.shim import note as notes
 from jobworker.shim import proc
+from tests.support.waiting import PATIENCE
 
 LIBRARY = str(Path(jobworker.__file__).parent.parent)
 
@@ -22,20 +23,25 @@ if os.path.isdir(sys.argv[1]):
         file.write(str(os.getpid()))
 
 def child(action):
-    if os.fork() == 0:
+    pid = os.fork()
+    if pid == 0:
         os.setsid()
         action()
         os._exit(99)
+    return pid
 
 def run(script):
-    child(lambda: os.execv("/bin/sh", ["sh", "-c", script]))
+    return child(lambda: os.execv("/bin/sh", ["sh", "-c", script]))
+
+def has_ended(pid):
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 """
 
 
 def keep(run_dir, shim):
     """Run a keeper to its end, with a shim that executes `shim`; return what they log."""
     command = [sys.executable, "-c", PROGRAM + shim, str(run_dir), LIBRARY]
-    done = subprocess.run(command, capture_output=True, timeout=60, check=True, text=True)
+    done = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=True, text=True)
     return done.stderr
 
 
@@ -74,7 +80,7 @@ def test_several_ends_are_all_noted(tmp_path):
 def test_the_shims_own_end_is_noted_last(tmp_path):
     """So that whoever finds it knows that all others are there."""
     written = []
-    keep(tmp_path, "for each in range(5): run(f'exit {each}')\ntime.sleep(0.2)" + KILLED)
+    keep(tmp_path, "for each in range(5): has_ended(run(f'exit {each}'))" + KILLED)
     for name in notes.note_names(str(tmp_path)):
         note = notes.read_note(str(tmp_path), name)
         written.append((note.ended_boot, note.pid))

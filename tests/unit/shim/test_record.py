@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,7 +100,7 @@ def test_what_is_too_large_is_no_record(tmp_path: Path) -> None:
 def test_record_of_a_newer_version_is_read_as_far_as_it_is_known(tmp_path: Path) -> None:
     newer = {**RECORD.to_json(), "version": wire.VERSION + 1, "mood": "good"}
     (tmp_path / "exit.json").write_text(json.dumps(newer))
-    assert read_exit_record(tmp_path) == replace(RECORD, version=wire.VERSION + 1)
+    assert read_exit_record(tmp_path) == RECORD._replace(version=wire.VERSION + 1)
 
 
 @pytest.mark.parametrize("version", [None, 0, -1, "1", True, 1.0])

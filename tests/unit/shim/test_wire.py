@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from itertools import cycle
 
 import pytest
@@ -89,7 +88,7 @@ def test_launch_that_cannot_be_right_is_refused(name: str, value: object) -> Non
         Launch.from_json({**LAUNCH, name: value})
 
 
-@given(JSON_VALUES, st.sampled_from([each.name for each in fields(Launch)]))
+@given(JSON_VALUES, st.sampled_from(Launch._fields))
 def test_launch_of_any_json_is_read_or_refused(value: object, name: str) -> None:
     for data in (value, {**LAUNCH, name: value}):
         try:

@@ -132,7 +132,7 @@ class Orphans:
         del self._orphans[job.id]
         stopped = end.stopped or orphan.stopped
         self._on_record(
-            job, replace(end, stopped=stopped, timed_out=end.timed_out or orphan.timed_out)
+            job, end._replace(stopped=stopped, timed_out=end.timed_out or orphan.timed_out)
         )
 
     def _finish(self, job: Job, orphan: Orphan, ending: Ending | Unknown, trouble: str) -> None:

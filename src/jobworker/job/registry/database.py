@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 UNFINISHED: Final = "SELECT * FROM jobs WHERE output_size IS NULL"
 
+_SETTINGS: Final = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL")
+
 _OUT_OF_SPACE: Final = (
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_IOERR_WRITE,
@@ -125,8 +127,8 @@ def _check(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def _prepare(connection: sqlite3.Connection, version: int) -> None:
-    connection.execute("PRAGMA journal_mode = WAL").fetchall()
-    connection.execute("PRAGMA synchronous = NORMAL")
+    for setting in _SETTINGS:
+        connection.execute(setting).fetchall()
     if version < schema.VERSION:
         with transaction(connection):
             for statement in schema.migration(version):

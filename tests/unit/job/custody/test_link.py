@@ -6,6 +6,7 @@ import pytest
 from jobworker.errors import ShimUnavailable
 from jobworker.job.custody.link import Link
 from jobworker.testing.shim import FakeShim
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ async def test_a_shim_that_dies_while_it_is_asked_makes_one_new_connection(shim)
     link = link_to(shim, die_the_second_time)
     await link.open()
     shim.disconnect()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         client = await link.client()
     await settle()
     assert shim.connected == [client]
@@ -87,5 +88,5 @@ async def test_closing_while_no_shim_can_be_reached_ends_the_attempts(shim):
     shim.unreachable = 1000
     shim.disconnect()
     await settle()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await link.close()

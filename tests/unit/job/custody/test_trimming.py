@@ -85,4 +85,4 @@ async def test_a_server_that_is_left_meanwhile_closes_what_it_has_opened(make):
     await until(lambda: taken(path) <= 4 * CAP)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert open_files() == before
+    assert open_files() <= before

@@ -1,5 +1,6 @@
 import sqlite3
 import stat
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from jobworker.cgroups import MAX, CpuMax, DeviceLimit, Limits
 from jobworker.errors import ConfigError, RequestConflict, Unavailable
 from jobworker.job.record import JobRecord, Process
+from jobworker.job.registry import database
 from jobworker.job.registry.schema import VERSION
 from jobworker.job.registry.store import Store
 from jobworker.job.spec import JobSpec, StopPolicy
@@ -100,6 +102,19 @@ def test_jobs_without_a_request_id_do_not_collide(store):
 
 def test_the_registry_is_for_its_owner_alone(store, tmp_path):
     assert stat.S_IMODE((tmp_path / "jobs.db").stat().st_mode) == 0o600
+
+
+def test_a_registry_waits_for_the_disk_only_when_its_log_is_put_into_the_file(
+    tmp_path, settings_of_a_registry, monkeypatch
+):
+    """Which costs a call nothing, and leaves a sound file when the power fails."""
+    monkeypatch.setattr(database, "_SETTINGS", settings_of_a_registry)
+    with closing(Store.open(tmp_path / "jobs.db")) as store:
+        modes = [
+            store._connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("journal_mode", "synchronous")
+        ]
+    assert modes == ["wal", 1]  # 1 is NORMAL (sqlite.org/pragma.html#pragma_synchronous)
 
 
 def test_a_file_that_is_no_registry_is_refused_and_kept(tmp_path):
