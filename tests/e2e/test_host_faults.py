@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import json
 import os
 import shutil
 import signal
+import subprocess
 import uuid
 
 import grpc
@@ -19,13 +21,14 @@ import pytest
 
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from jobworker.shim import wire
+from jobworker.shim.proc import read_stat
 from tests.support import host
 from tests.support.invariants import check_invariants
 from tests.support.jobs import sh
-from tests.support.processes import alive
+from tests.support.processes import alive, environment
 from tests.support.server import Server
 from tests.support.shim import shim_is_gone, shim_pid, signal_shim
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until, wait_until
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -454,6 +457,53 @@ async def test_a_shim_whose_socket_is_removed_is_reached_by_the_next_server(serv
         job_id = (await client.start(sh(f"{gate.wait}; exit 7"))).job_id
         running.kill()
         (running.run_dir / wire.SOCKET_NAME).unlink()
+        await asyncio.to_thread(running.restart)
+        gate.open()
+        assert (await end_of(client, job_id))[1].exit_code == 7
+
+
+@contextlib.contextmanager
+def stopped(pid):
+    """Stop a process, which goes on in the end if it is alive; gives what sends it a signal."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+        wait_until(lambda: read_stat(pid).state == "T", f"process {pid} is stopped")
+        yield functools.partial(signal.pidfd_send_signal, pidfd)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+        os.close(pidfd)
+
+
+@pytest.mark.parametrize("remedy", ["kill -CONT", "kill -9"])
+async def test_a_server_that_finds_a_stopped_shim_names_it_and_what_helps(serve, gate, remedy):
+    running = serve()
+    async with running.client() as client:
+        job_id = (await client.start(sh(f"{gate.wait}; exit 7"))).job_id
+        assert await asyncio.to_thread(running.terminate) == 0
+        pid = shim_pid(running.run_dir)
+        with stopped(pid) as send:
+            usual, running.program = (
+                running.program,
+                host.wrapped(
+                    server="from jobworker.shim import client; client._HELLO_PATIENCE = 0.5"
+                ),
+            )
+            refused = await asyncio.to_thread(
+                subprocess.run,
+                running.command(),
+                env=environment(),
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+                check=False,
+            )
+            assert (refused.returncode, refused.stdout) == (1, "")
+            assert f"process {pid} is stopped (state T" in refused.stderr
+            assert f"{remedy} {pid}" in refused.stderr
+            send(signal.SIGCONT if "CONT" in remedy else signal.SIGKILL)
+        running.program = usual
         await asyncio.to_thread(running.restart)
         gate.open()
         assert (await end_of(client, job_id))[1].exit_code == 7

@@ -129,6 +129,18 @@ async def test_a_terminated_server_ends_streams_cleanly_and_leaves_jobs_running(
         assert (content, end.status.exit_code) == (b"one\ntwo\n", 7)
 
 
+async def test_a_terminated_server_tells_those_too_whose_calls_it_has_not_taken_up(server):
+    running = server()
+    async with running.client() as client:
+        starts = [asyncio.ensure_future(client.start(sh("true"))) for _ in range(200)]
+        await asyncio.wait(starts, return_when=asyncio.FIRST_COMPLETED)
+        assert await asyncio.to_thread(running.terminate) == 0
+        answers = await asyncio.gather(*starts, return_exceptions=True)
+    refused = [each for each in answers if isinstance(each, grpc.aio.AioRpcError)]
+    assert {each.code() for each in refused} == {grpc.StatusCode.UNAVAILABLE}
+    assert all("shutting down" in each.details() for each in refused)
+
+
 async def test_the_next_server_can_stop_what_the_last_one_left_running(server):
     running = server()
     async with running.client() as client:

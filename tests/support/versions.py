@@ -16,7 +16,7 @@ def pretend(version: int, speaks: set[int]) -> None:
         "VERSION": version,
         "SPEAKS": frozenset(speaks),
         "SOCKET_NAME": wire.socket_name(version),
-        "LOCK_NAME": f"shim-{version}.lock",
+        "LOCK_NAME": wire.lock_name(version),
     }
     for name, value in names.items():
         setattr(wire, name, value)

@@ -28,11 +28,18 @@ def to_json(message: Message, indent: int | None = 2, **more: str) -> str:
     Names and structure are the wire contract's. As in protobuf's own JSON, enums are names, bytes
     are base64, durations are ``"1.5s"`` and times RFC 3339; whole numbers are numbers, though.
     What is not set is absent, except plain fields: those are there with their default, but for
-    limits, of which a default is none. `more` is what to say besides.
+    limits, of which a default is none. `more` is what to say besides. Text that a terminal might
+    obey stands there as JSON's own escapes, so that it is still the same value.
     """
     import json  # noqa: PLC0415 - most answers are text
 
-    return json.dumps(more | _plain(message), indent=indent, ensure_ascii=False)
+    text = json.dumps(more | _plain(message), indent=indent, ensure_ascii=False)
+    if text.isprintable():
+        return text
+    # Line feeds in strings are escaped already; those that are left separate the lines.
+    return "".join(
+        char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text
+    )
 
 
 def _plain(message: Message) -> Any:

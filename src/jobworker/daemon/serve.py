@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 _PATIENCE: Final = 5.0
 """Seconds that calls under way are given to end when the server shuts down."""
+_TURN_AWAY_PATIENCE: Final = 2.0
+"""Seconds that a server which shuts down takes calls to refuse them; then gRPC cancels them."""
 _MAX_PENDING: Final = 100_000
 """Calls of all clients together; each takes some kilobytes until it is taken up."""
 _OPTIONS: Final = (
@@ -196,9 +198,10 @@ async def _shut_down(
     server: grpc.aio.Server, guard: Guard, healthy: health.aio.HealthServicer
 ) -> None:
     await healthy.enter_graceful_shutdown()
-    stopping = asyncio.create_task(server.stop(_PATIENCE))
-    await guard.close(_PATIENCE)
-    await stopping
+    closing = asyncio.create_task(guard.close(_PATIENCE))
+    await guard.turn_away(_TURN_AWAY_PATIENCE)
+    await server.stop(_PATIENCE)
+    await closing
 
 
 def _notify(state: str) -> None:

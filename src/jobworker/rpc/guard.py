@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote
@@ -36,6 +36,12 @@ _caller: ContextVar[Identity] = ContextVar("caller")
 
 _WAITING: Final = frozenset({"/jobworker.v1.JobWorkerService/Wait"})
 """Methods with a single answer that comes when something else has happened."""
+
+_LOOK: Final = 0.01
+"""Seconds between two looks whether calls still come."""
+_QUIET_LOOKS: Final = 5
+"""So many looks in a row at which none has come mean that none is waiting: while a busy event loop
+lets that time pass in one of its turns, none can come, but not in so many turns."""
 
 _MAX_DETAILS: Final = 6000
 """Bytes as they are encoded; gRPC's default bound for all metadata is 8 KiB."""
@@ -74,6 +80,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._calls: set[asyncio.Task[Any]] = set()
         self._sending: set[asyncio.Task[Any]] = set()
         self._closing = False
+        self._come = 0
 
     async def intercept_service(
         self,
@@ -81,6 +88,7 @@ class Guard(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
         """Return the method's handler, wrapped; None for a method that there is not."""
+        self._come += 1
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
@@ -186,6 +194,22 @@ class Guard(grpc.aio.ServerInterceptor):
             raise
         self._audit.decision(allowed=True, method=method, user=user, peer=_peer(context))
         _caller.set(identity)
+
+    async def turn_away(self, patience: float) -> None:
+        """Refuse all calls from now on; return once no more come, after `patience` seconds at most.
+
+        A server of gRPC that is stopped cancels the calls that it has received and not handed out
+        yet, which tells a client nothing. So they have to be out before. How many there are it does
+        not tell, but it hands them out one after the other.
+        """
+        self._closing = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                quiet = 0
+                while quiet < _QUIET_LOOKS:
+                    before = self._come
+                    await asyncio.sleep(_LOOK)
+                    quiet = quiet + 1 if self._come == before else 0
 
     async def close(self, patience: float) -> None:
         """End the streams at once, and the other calls after `patience` seconds at the latest.

@@ -16,6 +16,7 @@ from jobworker.shim import start, wire
 from jobworker.shim.channel import Channel
 from jobworker.shim.failures import job_error, launch_error
 from jobworker.shim.proc import read_stat
+from jobworker.shim.silence import explain_silence
 from jobworker.shim.wire import ExitRecord, Launch
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ class Client:
             except BaseException as error:
                 await client.close()
                 if isinstance(error, TimeoutError):
-                    raise ShimUnavailable(f"the shim in {directory} does not answer") from error
+                    why = await asyncio.to_thread(explain_silence, directory, version)
+                    raise ShimUnavailable(why) from error
                 raise
             client._greet(hello.message.get("ok") or {}, directory)
             return client

@@ -14,6 +14,7 @@ import jobworker
 from jobworker.errors import ShimUnavailable
 from jobworker.shim import wire
 from jobworker.shim.listener import socket_address
+from jobworker.shim.silence import explain_silence
 
 _SOCKET: Final = re.compile(r"shim(?:-([0-9]{1,9}))?\.sock")
 _PATIENCE: Final = 15.0
@@ -43,6 +44,9 @@ def connect(run_dir: Path, version: int) -> socket.socket | None:
             return None
         finally:
             os.close(directory)
+    except BlockingIOError as error:  # As many connections as may wait for it do (connect(2)).
+        sock.close()
+        raise ShimUnavailable(explain_silence(run_dir, version)) from error
     except OSError as error:
         sock.close()
         raise ShimUnavailable(f"cannot reach the shim in {run_dir}: {error}") from error

@@ -63,8 +63,13 @@ def socket_name(version: int) -> str:
     return "shim.sock" if version == 1 else f"shim-{version}.sock"
 
 
+def lock_name(version: int) -> str:
+    """Return the name of the file that a version's shim holds a lock on."""
+    return f"shim-{version}.lock"
+
+
 SOCKET_NAME: Final = socket_name(VERSION)
-LOCK_NAME: Final = f"shim-{VERSION}.lock"
+LOCK_NAME: Final = lock_name(VERSION)
 """Shims of several versions can share a run directory: each keeps the jobs that it has."""
 LOG_NAME: Final = "shim.log"
 EXIT_RECORD_NAME: Final = "exit.json"

@@ -296,6 +296,22 @@ def test_json_has_the_names_and_the_structure_of_the_wire_contract():
     assert "usage" not in read["job"]
 
 
+@pytest.mark.parametrize("indent", [2, None])
+def test_json_cannot_move_the_cursor_nor_turn_text_around_and_is_the_same_value(indent):
+    # An escape, a right-to-left override, C1 and tag characters, DEL; and text that is to be read.
+    bad = "\x1b[2J\n \u202e \x9b \U000e0041 \x7f \u2028"
+    hostile = job(name=f"{bad} Ünïcödé 漢字 🎉", labels={bad: bad})
+    hostile.command.args.append(bad)
+    text = to_json(hostile, indent)
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert ("\n" in text) == (indent is not None)
+    assert "Ünïcödé 漢字 🎉" in text
+    read = json.loads(text)
+    assert read["name"] == hostile.name
+    assert read["labels"] == {bad: bad}
+    assert read["command"]["args"][-1] == bad
+
+
 def test_json_shows_enums_of_a_newer_server_by_number():
     detail = pb.StatusDetail(status=99)  # type: ignore[arg-type]
     assert json.loads(to_json(detail))["status"] == 99

@@ -58,11 +58,15 @@ def catalog(store, live, late):
 
 
 async def numbers(catalog, asked=None, page_size=100):
+    return [int(each.created_at) for each in await everything(catalog, asked, page_size)]
+
+
+async def everything(catalog, asked=None, page_size=100):
     token, found = "", []
     while True:
         page = await catalog.page(asked or JobFilter(), page_size, token)
         assert len(page.entries) <= page_size
-        found += [int(record.created_at) for record in page.records]
+        found += page.records
         if not (token := page.next_page_token):
             return found
 
@@ -121,6 +125,21 @@ async def test_an_end_that_is_not_recorded_yet_is_listed_once_and_in_its_place(
     assert await numbers(catalog, page_size=page_size) == [6, 5, 4, 3, 2, 1]
     assert await numbers(catalog, EXITED, page_size=page_size) == [6, 5, 4, 3, 2, 1]
     assert await numbers(catalog, RUNNING, page_size=page_size) == []
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 3])
+async def test_an_end_that_is_not_recorded_has_its_place_among_jobs_of_the_same_moment(
+    store, late, catalog, page_size
+):
+    for number in range(1, 7):
+        ended = job_record(number, created_at=5.0)
+        if number % 2:
+            store.insert(ended, "")
+        else:
+            store.insert(replace(ended, status=JobStatus(State.RUNNING), output_size=None), "")
+            late.append(FakeJob(ended))
+    found = [record.id for record in await everything(catalog, page_size=page_size)]
+    assert found == [job_record(number).id for number in range(1, 7)]
 
 
 async def test_a_token_is_for_its_filters_alone(store, catalog):

@@ -754,6 +754,33 @@ async def test_a_start_of_which_nothing_can_be_found_out_is_kept(host, service, 
     assert host.left_behind() == []
 
 
+async def test_a_start_that_cannot_be_looked_after_now_is_not_undone(host, service, monkeypatch):
+    """The command may run: to kill it and to say that nothing has been run would both be wrong."""
+
+    async def out_of_descriptors(*_args):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    look = "jobworker.job.custody.holders.find_main_process"
+    monkeypatch.setattr(look, out_of_descriptors)
+    die_in_launch(host, lambda _job_id: None)
+    with pytest.raises(ShimUnavailable, match=r"whether the command runs: .*Too many open files"):
+        await service.start_job(replace(TRUE, request_id="r"))
+    (job,) = service._custody.jobs()
+    assert job.status.state is State.PENDING
+    assert f"jobworker/{job.id}" in host.tree.cgroups()
+    assert (await service.start_job(replace(TRUE, request_id="r"))).id == job.id
+
+
+async def test_a_start_whose_shim_died_when_it_had_written_the_end_has_succeeded(host, service):
+    def run(job_id):
+        host.shim.processes[job_id] = subprocess.Popen(["true"])
+        host.write_exit_record(job_id, exit_code=5)
+
+    die_in_launch(host, run)
+    job = await service.start_job(TRUE)
+    assert (job.status.state, job.status.exit_code) == (State.EXITED, 5)
+
+
 @pytest.mark.parametrize("keeper_died", [True, False])
 async def test_a_start_is_not_repeated_while_it_may_have_happened(host, service, keeper_died):
     """Nothing is left of the job: what that means, only the keeper's note of the shim tells."""

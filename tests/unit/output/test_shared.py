@@ -114,9 +114,12 @@ async def test_what_a_live_output_had_is_not_taken_for_the_final_one(file, watch
         for _ in range(2)
     ]
     await anext(live[0])
-    file.write_bytes(b"anew")
-    final = [output.read_to(opened(file), size=4) for _ in range(2)]
-    assert (await anext(final[0])).data == b"anew"
+    anew = os.urandom(SIZE)  # As long: nothing but the bytes themselves tells them apart.
+    file.write_bytes(anew)
+    final = [output.read_to(opened(file), size=SIZE) for _ in range(2)]
+    for follower in final:
+        chunk = await anext(follower)
+        assert chunk.data == anew[: chunk.end]
     for follower in live + final:
         follower.close()
 

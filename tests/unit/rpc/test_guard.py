@@ -278,6 +278,24 @@ async def test_a_call_after_closing_is_refused(server):
     assert server.servicer.calls == []
 
 
+async def test_who_calls_again_and_again_does_not_hold_up_the_end(server):
+    async with server.client("user_alpha") as alpha:
+
+        async def call_for_ever():
+            while True:
+                await code_of(alpha.status("j"))
+
+        callers = [asyncio.create_task(call_for_ever()) for _ in range(5)]
+        await until(lambda: len(server.servicer.calls) > 10)
+        await asyncio.wait_for(server.guard.turn_away(0.3), 20)
+        for caller_ in callers:
+            caller_.cancel()
+        await asyncio.gather(*callers, return_exceptions=True)
+        code, details = await code_of(alpha.status("j"))
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert "jobs go on" in details
+
+
 async def test_a_stream_that_the_client_leaves_is_closed(server):
     async with server.client("user_alpha") as alpha:
         stream = alpha.output("j", tail=True)

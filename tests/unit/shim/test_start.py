@@ -1,5 +1,8 @@
 import socket
 
+import pytest
+
+from jobworker.errors import ShimUnavailable
 from jobworker.shim import start, wire
 
 
@@ -17,3 +20,12 @@ def test_each_version_is_reached_by_its_own_socket(tmp_path):
         connection = start.connect(tmp_path, 1)
         assert connection is not None
         connection.close()
+
+
+def test_a_shim_that_takes_no_connection_any_more_is_said_not_to_answer(tmp_path):
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as other:
+        listening.bind(str(tmp_path / wire.SOCKET_NAME))
+        listening.listen(0)
+        other.connect(str(tmp_path / wire.SOCKET_NAME))
+        with pytest.raises(ShimUnavailable, match="does not answer, and its process"):
+            start.connect(tmp_path, wire.VERSION)

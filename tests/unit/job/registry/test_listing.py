@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from jobworker.errors import InvalidArgument
+from jobworker.errors import InvalidArgument, RegistryDamaged
 from jobworker.job.registry import listing
 from jobworker.job.registry.listing import JobFilter
 from jobworker.job.registry.reader import RegistryReader
@@ -147,6 +147,32 @@ def test_every_query_walks_an_index_and_sorts_a_bounded_part_at_most(store, aske
         steps = [row["detail"] for row in plan]
         assert not [step for step in steps if step.startswith("SCAN jobs")], steps
         assert [step for step in steps if "created_at<" in step], steps
+
+
+def test_a_page_is_of_one_moment(store, reader, monkeypatch):
+    for number in (1, 2):
+        store.insert(job_record(number), "")
+    find = reader._positions
+
+    def find_and_remove(*arguments):
+        found = find(*arguments)
+        store.delete(job_record(1).id)
+        return found
+
+    monkeypatch.setattr(reader, "_positions", find_and_remove)
+    assert [record.created_at for record in everything(reader)] == [2, 1]
+    assert [record.created_at for record in everything(reader)] == [2]
+
+
+@pytest.mark.parametrize("wrong", ["created_at = 9.0", "number = 9"])
+def test_an_index_that_disagrees_with_its_jobs_is_damage_and_keeps_no_other_page_back(
+    store, reader, wrong
+):
+    store.insert(job_record(1, labels={"k": "v"}), "")
+    store.write(f"UPDATE labels SET {wrong}", {})  # noqa: S608
+    with pytest.raises(RegistryDamaged, match="not where an index has it"):
+        everything(reader, JobFilter(labels={"k": "v"}))
+    assert len(everything(reader)) == 1
 
 
 def test_labels_go_with_their_job(store):

@@ -63,15 +63,26 @@ def test_only_unfinished_jobs_are_found_at_the_start(store):
     assert [record.id for record in store.unfinished()] == ["j1"]
 
 
+def test_an_end_is_recorded_once_and_the_first_one_stays(store):
+    store.insert(PENDING, "f")
+    assert store.finish(FINISHED)
+    assert not store.finish(replace(FINISHED, output_size=7))
+    assert store.get("j1") == FINISHED
+    store.delete("j1")
+    assert not store.finish(FINISHED)
+
+
 def test_an_unknown_job_is_none(store):
     assert store.get("j1") is None
 
 
 def test_a_deleted_job_is_gone_and_may_be_deleted_again(store):
     store.insert(PENDING, "f")
+    store.insert(replace(PENDING, id="j2", owner="user_bravo"), "f")
     store.delete("j1")
     store.delete("j1")
     assert store.get("j1") is None
+    assert store.get("j2") is not None
 
 
 def test_a_request_id_belongs_to_one_job_of_its_owner(store):

@@ -52,6 +52,15 @@ def test_what_is_no_token_is_refused(token):
         tokens.read(token, ASKED)
 
 
+def test_a_token_of_a_version_that_writes_other_ones_is_refused(monkeypatch):
+    with monkeypatch.context() as newer:
+        newer.setattr(tokens, "_VERSION", 2)
+        token = tokens.write(PLACE, ASKED)
+        assert tokens.read(token, ASKED) == PLACE
+    with pytest.raises(InvalidArgument, match="page_token"):
+        tokens.read(token, ASKED)
+
+
 @given(st.integers(min_value=0, max_value=len(base64.urlsafe_b64decode(TOKEN)) * 8 - 1))
 def test_a_token_with_any_bit_changed_is_refused(bit):
     data = bytearray(base64.urlsafe_b64decode(TOKEN))
