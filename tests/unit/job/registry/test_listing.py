@@ -149,6 +149,12 @@ def test_every_query_walks_an_index_and_sorts_a_bounded_part_at_most(store, aske
         assert [step for step in steps if "created_at<" in step], steps
 
 
+def test_a_label_of_another_job_of_the_same_moment_does_not_count(store, reader):
+    store.insert(job_record(1, created_at=5.0, labels={"a": "1"}), "")
+    store.insert(job_record(2, created_at=5.0, labels={"b": "2"}), "")
+    assert everything(reader, JobFilter(labels={"a": "1", "b": "2"})) == []
+
+
 def test_a_page_is_of_one_moment(store, reader, monkeypatch):
     for number in (1, 2):
         store.insert(job_record(number), "")
