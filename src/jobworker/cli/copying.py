@@ -51,7 +51,6 @@ class Copy:
         self.out = out
         self._last = last or {}
         self._begin = out.offset
-        self._next = out.offset
         self._what = f"{what} ({stream})" if stream else what
         self._gaps = Gaps(self._what)
 
@@ -67,7 +66,7 @@ class Copy:
         stream = client.output(
             self._job_id,
             tail=tail,
-            offset=self._next,
+            offset=self.out.offset,
             stream=STREAMS[self.stream or "stdout"],
             reached=reached,
             on_interrupted=self._say_interrupted,
@@ -76,18 +75,11 @@ class Copy:
         try:
             async with aclosing(stream) as messages:
                 async for message in messages:
-                    await self._take(message, as_json=as_json)
+                    self._take(message, as_json=as_json)
                     if message.has_end:
                         status = message.end.status
                         size = message.end.size
-        except Exception:
-            # What was taken is written, too: the error says how far the stream has come.
-            await self.out.flush()
-            raise
-        else:
-            await self.out.flush()
         finally:
-            self.out.close()
             _say(self._gaps.rest())
         if status is None:
             raise AssertionError("a stream ends with its end")
@@ -100,20 +92,17 @@ class Copy:
         stream = f"--stream {self.stream} " if self.stream else ""
         return f"--tail {stream}--offset {self.out.offset}"
 
-    async def _take(self, message: OutputMessage, *, as_json: bool) -> None:
+    def _take(self, message: OutputMessage, *, as_json: bool) -> None:
         if message.gap:
             begin = message.offset - message.gap
             _say(self._gaps.note(begin, message.offset, time.monotonic()))
         # Without output it may be the end of an output that is shorter than where we began.
-        if message.offset != self._next and (message.view or message.gap):
-            await self.out.flush()
+        if message.offset != self.out.offset and (message.view or message.gap):
             self.out.offset = message.offset
-            self._next = message.offset
-        self._next += len(message.view)
         if as_json:
             self.out.write_as(self._line(message), len(message.view))
         else:
-            await self.out.take(message.view)
+            self.out.write(message.view)
 
     def _line(self, message: OutputMessage) -> bytes:
         more: dict[str, Any] = {"stream": self.stream} if self.stream else {}

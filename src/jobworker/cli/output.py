@@ -12,7 +12,7 @@ from jobworker.cli.calls import call
 from jobworker.cli.copying import STREAMS, Copy, copy_all, is_split, where
 from jobworker.cli.options import SectionedCommand, format_option, job_id_argument, option
 from jobworker.cli.units import parse_count, parse_offset, parse_size
-from jobworker.cli.writer import writer
+from jobworker.cli.writer import Writer
 from jobworker.program import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def command(
     as_json = session.format == "json"
 
     def copy_of(name: str, fd: int) -> Copy:
-        return Copy(job_id, name, writer(fd, offset or 0), last=begins_at_last)
+        return Copy(job_id, name, Writer(fd, offset or 0), last=begins_at_last)
 
     copies = [copy_of(stream or "", sys.stdout.fileno())]
 

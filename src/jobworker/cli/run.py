@@ -15,7 +15,7 @@ from jobworker.cli.copying import STREAMS, Copy, copy_all, where
 from jobworker.cli.options import SectionedCommand
 from jobworker.cli.render import to_json
 from jobworker.cli.session import Failure
-from jobworker.cli.writer import writer
+from jobworker.cli.writer import Writer
 from jobworker.program import BROKEN_PIPE, INTERRUPTED
 from jobworker.text import join, printable
 
@@ -100,7 +100,7 @@ def _follow(session: Session, started: StartResponse, *, split: bool) -> StatusD
     heap.keep()
     fds = (sys.stdout.fileno(), (sys.stdout if as_json else sys.stderr).fileno())
     copies = [
-        Copy(job_id, name, writer(fd, 0), what=f"the output of job {job_id}")
+        Copy(job_id, name, Writer(fd, 0), what=f"the output of job {job_id}")
         for name, fd in zip(STREAMS if split else ("",), fds, strict=False)
     ]
 

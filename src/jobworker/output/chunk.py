@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-MAX_CHUNK: Final = 1024 * 1024
+MAX_CHUNK: Final = 512 * 1024
+"""Bytes. A larger one does not stay in a core's cache on its way: for a GiB to one follower, server
+and client together took 5 % more CPU time with 1 MiB, and 8 % more with 256 KiB."""
 
 Header: TypeAlias = Callable[[int, int], bytes]
 """Makes what stands before the output in a chunk, of its offset and its length."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jobworker.output.watch import Watch
 
 MIN_CHUNK: Final = 16 * 1024
-CHUNK_BUDGET: Final = 64 * MAX_CHUNK
+CHUNK_BUDGET: Final = 64 * 1024 * 1024
 """Bytes that the chunks of all followers of the process may have together, if all are behind."""
 GROWTH: Final = 2
 """A chunk is at most so small a part of what its follower has taken."""

@@ -1,19 +1,15 @@
 from __future__ import annotations
 
-import asyncio
-import errno
-import gc
 import os
 import signal
 import threading
-import weakref
 from typing import TYPE_CHECKING
 
 import pytest
 
 from jobworker.cli.interrupts import interrupts
 from jobworker.cli.session import Failure
-from jobworker.cli.writer import AHEAD, FileWriter, Writer, writer
+from jobworker.cli.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,85 +114,19 @@ def test_a_line_that_ctrl_c_has_cut_does_not_count():
     assert writer.offset == 7
 
 
-async def test_a_file_is_written_beside_the_caller_and_whole_after_flush(tmp_path):
+def test_a_file_gets_everything(tmp_path):
     with (tmp_path / "output").open("wb") as file:
-        out = writer(file.fileno(), 100)
-        assert isinstance(out, FileWriter)
+        out = Writer(file.fileno(), 100)
         for begin in range(0, len(DATA), 10_000):
-            await out.take(memoryview(DATA)[begin : begin + 10_000])
-        await out.flush()
+            out.write(memoryview(DATA)[begin : begin + 10_000])
         assert out.offset == 100 + len(DATA)
-        out.close()
     assert (tmp_path / "output").read_bytes() == DATA
 
 
-async def test_nothing_is_written_behind_what_could_not_be(tmp_path, monkeypatch):
-    calls = []
-
-    def fail_once(fd, data):
-        calls.append(bytes(data))
-        if len(calls) == 1:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return len(data)
-
-    monkeypatch.setattr(os, "write", fail_once)
-    with (tmp_path / "output").open("wb") as file:
-        out = FileWriter(file.fileno(), 0)
-        await out.take(memoryview(b"one"))
-        await out.take(memoryview(b"two"))
-        with pytest.raises(Failure, match="No space left on device"):
-            await out.flush()
-        out.close()
-    assert calls == [b"one"]
-    assert out.offset == 0
-
-
-async def test_what_waits_when_the_writer_is_closed_is_not_written(tmp_path, monkeypatch):
-    held = threading.Event()
+def test_a_large_piece_for_a_file_is_one_write(tmp_path, monkeypatch):
+    sizes = []
     write = os.write
-
-    def wait_and_write(fd, data):
-        held.wait()
-        return write(fd, data)
-
-    monkeypatch.setattr(os, "write", wait_and_write)
+    monkeypatch.setattr(os, "write", lambda fd, data: sizes.append(len(data)) or write(fd, data))
     with (tmp_path / "output").open("wb") as file:
-        out = FileWriter(file.fileno(), 7)
-        for _ in range(AHEAD):
-            await out.take(memoryview(b"abc"))
-        out._thread.shutdown(wait=False, cancel_futures=True)  # as closing does, which then waits
-        held.set()
-        out.close()
-        written = (tmp_path / "output").read_bytes()
-    assert out.offset == 7 + len(written)
-    assert written in (b"", b"abc")
-
-
-def test_what_is_no_file_is_written_at_once():
-    reading, writing = os.pipe()
-    try:
-        assert type(writer(writing, 0)) is Writer
-    finally:
-        os.close(reading)
-        os.close(writing)
-
-
-async def test_of_many_pieces_that_could_not_be_written_the_first_alone_is_told_of(tmp_path):
-    told = []
-    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
-    fd = os.open(tmp_path, os.O_RDONLY)
-    out = FileWriter(fd, 0)
-    try:
-        for _ in range(AHEAD):
-            await out.take(memoryview(b"abc"))
-        with pytest.raises(Failure, match="cannot write the output"):
-            await out.flush()
-        out.close()
-        await asyncio.sleep(0)  # asyncio hears of what the thread has done
-        left = weakref.ref(out)
-        del out
-        gc.collect()
-        assert left() is None
-    finally:
-        os.close(fd)
-    assert told == []
+        Writer(file.fileno(), 0).write(DATA)
+    assert sizes == [len(DATA)]
