@@ -742,9 +742,11 @@ def note_of_job(job_id):
 
 
 async def test_a_start_of_which_nothing_can_be_found_out_is_kept(host, service, monkeypatch):
-    monkeypatch.setattr("jobworker.job.custody.link.PATIENCE", 0.05)
-    host.shim.unreachable = 10**6
-    die_in_launch(host, lambda _job_id: None)
+    def unreachable_from_now_on(_job_id):
+        monkeypatch.setattr("jobworker.job.custody.link.PATIENCE", 0.05)
+        host.shim.unreachable = 10**6
+
+    die_in_launch(host, unreachable_from_now_on)
     with pytest.raises(ShimUnavailable, match="same request_id"):
         await service.start_job(replace(TRUE, request_id="r"))
     (job,) = service._custody.jobs()
