@@ -15,8 +15,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 CERTS := certs/ca.crt
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
-# As pip does with what it copies, but not with what it links: where PYTHONDONTWRITEBYTECODE is set,
-# each program would compile its modules anew, 40 to 60 ms of every call.
+# pip compiles the packages that it copies, but not this one, which is installed as editable: where
+# PYTHONDONTWRITEBYTECODE is set, each program would compile it anew, 40 to 60 ms of every call.
 COMPILE := $(BIN)/python -m compileall -q src
 
 PROTO_PATH := jobworker/rpc/v1=proto/jobworker/v1

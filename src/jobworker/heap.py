@@ -17,7 +17,7 @@ _KEPT: Final = 32 * 1024 * 1024
 def keep() -> None:
     """Let free memory stay with the process, up to 32 MiB. Call it before there are threads.
 
-    By default glibc gives it back as soon as 128 KiB are free at the top, and buffers of a megabyte
+    By default glibc gives it back as soon as 128 KiB are free at the top, and buffers of that size
     are pages that the kernel has to provide anew each time. Measured on a busy machine: a client
     spends 0.7 to 0.8 s of CPU on a GiB of output with this, 1.1 s without. Where the C library is
     another one, nothing happens.

@@ -12,8 +12,7 @@ from jobworker import garbage
 @pytest.fixture(autouse=True)
 def _collector():
     yield
-    gc.enable()
-    gc.unfreeze()
+    gc.enable()  # What is frozen stays so: conftest.py wants that for all tests.
 
 
 def test_what_is_there_when_the_collector_looks_again_is_never_looked_at():

@@ -58,10 +58,9 @@ class Audit:
             log.exception("cannot write to the audit log: job %s: %s", job_id, event)
 
     def _write(self, event: str, **fields: Any) -> None:
-        now = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
+        now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
         said = {key: value for key, value in fields.items() if value != ""}
-        line = json.dumps({"time": f"{now}Z", "event": event, **said}, default=repr)
-        self._log.info("%s", line)
+        self._log.info("%s", json.dumps({"time": now, "event": event, **said}, default=repr))
 
     def close(self) -> None:
         """Close the file."""

@@ -59,7 +59,7 @@ class Copy:
     ) -> StatusDetail:
         """Copy to the end; return the job's status then. Raises what `Client.output` raises.
 
-        Afterwards, be it so or so, `out` stands where it is.
+        `out.offset` is how far it has come, also when it fails.
         """
         status: StatusDetail | None = None
         size = 0

@@ -38,8 +38,7 @@ class Job:
     """A job of a Service.
 
     `record` is replaced as a whole when something happens, so it may be read from any thread and is
-    always consistent; everything that waits belongs to the Service's event loop. There may be
-    thousands, and an event takes half a kilobyte: there is none until somebody waits.
+    always consistent; everything that waits belongs to the Service's event loop.
     """
 
     def __init__(
@@ -56,6 +55,7 @@ class Job:
         self._watcher = watcher
         self._cgroup = cgroup
         self._readers = Readers() if readers is None else readers
+        # None until somebody waits: there may be thousands of jobs, and it takes half a kilobyte.
         self._settled: asyncio.Event | None = None
         self._forgotten = False
         self._left = False

@@ -43,6 +43,11 @@ class Budget:
 
     def size(self) -> int:
         """Return how many bytes each follower that is not slow may hold."""
+        self._find_slow()
+        prompt = max(1, self._followers - len(self._slow))
+        return max(0, self._total - self._slow_bytes) // prompt
+
+    def _find_slow(self) -> None:
         now = self._clock()
         while self._given:
             share, since = next(iter(self._given.items()))
@@ -51,8 +56,6 @@ class Budget:
             del self._given[share]
             self._slow[share] = share.held
             self._slow_bytes += share.held
-        prompt = max(1, self._followers - len(self._slow))
-        return max(0, self._total - self._slow_bytes) // prompt
 
     def give(self, share: Share) -> None:
         """Note that a follower holds something from now on."""

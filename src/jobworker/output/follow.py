@@ -82,9 +82,9 @@ class Follower:
 
     A follower in step gets what there is as soon as it is there. One that is behind gets larger
     chunks the more it has taken, and as the budget of all allows (`budget`), so that clients that
-    never read do not hold a MiB each. (What their connections have room for counts as taken.) The
-    sizes of chunks are powers of two, and chunks end at multiples of them: followers that are at
-    about the same place soon want the same chunks, which are then read once for all (`shared`).
+    never read hold small ones. (What their connections have room for counts as taken.) The sizes of
+    chunks are powers of two, and chunks end at multiples of them: followers that are at about the
+    same place soon want the same chunks, which are then read once for all (`shared`).
 
     A job may truncate its own output. Followers that are past its new end wait until it has grown
     beyond where they are, or end with the job.

@@ -12,7 +12,7 @@ from jobworker.rpc.v1.jobworker_pb2 import StatsRequest, StopRequest, WaitReques
 if TYPE_CHECKING:
     from uuid import UUID
 
-OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (
+_OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (
     # A silent follower must notice that the server is gone: nothing else would tell it.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -35,7 +35,7 @@ WIDE: Final = 4 * 1024 * 1024
 Measured: a follower alone is a quarter faster with this than with `NARROW`.
 """
 WIDE_STREAMS: Final = 4
-"""How many streams of a client may send so much ahead."""
+"""How many streams of a client at a time may send so much ahead."""
 NARROW: Final = 512 * 1024
 """Bytes that each of the others may: a thousand that are not read hold 0.75 GB."""
 
@@ -71,7 +71,7 @@ def options(program: str, *, ahead: int = WIDE) -> list[tuple[str, int | str]]:
     `ahead` is how many bytes each stream may send ahead of its reader.
     """
     return [
-        *OPTIONS,
+        *_OPTIONS,
         ("grpc.http2.lookahead_bytes", ahead),
         # A message is one frame then, instead of one for each 16 KiB: a tenth of the server's CPU.
         ("grpc.http2.max_frame_size", _FRAME),

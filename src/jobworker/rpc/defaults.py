@@ -11,6 +11,5 @@ MAX_MESSAGE: Final = 8 * 1024 * 1024
 """Bytes of one message; grpc's own bound is 4 MiB for what is received.
 
 A request carries up to 1 MiB of standard input and a list of arguments: the bound is above what
-execve(2) accepts, so that a client gets the kernel's answer. Output arrives in messages of up to
-1 MiB.
+execve(2) accepts, so that a client gets the kernel's answer. Messages of output are smaller.
 """

@@ -40,8 +40,8 @@ _WAITING: Final = frozenset({"/jobworker.v1.JobWorkerService/Wait"})
 _LOOK: Final = 0.01
 """Seconds between two looks whether calls still come."""
 _QUIET_LOOKS: Final = 5
-"""So many looks in a row at which none has come mean that none is waiting: while a busy event loop
-lets that time pass in one of its turns, none can come, but not in so many turns."""
+"""After so many looks in a row at which none has come, none is waiting. One look would not do: a
+busy event loop may spend that time in a single turn, in which no call can come."""
 
 _MAX_DETAILS: Final = 6000
 """Bytes as they are encoded; gRPC's default bound for all metadata is 8 KiB."""
@@ -80,7 +80,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._calls: set[asyncio.Task[Any]] = set()
         self._sending: set[asyncio.Task[Any]] = set()
         self._closing = False
-        self._come = 0
+        self._arrived = 0
 
     async def intercept_service(
         self,
@@ -88,7 +88,7 @@ class Guard(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
         """Return the method's handler, wrapped; None for a method that there is not."""
-        self._come += 1
+        self._arrived += 1
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
@@ -207,9 +207,9 @@ class Guard(grpc.aio.ServerInterceptor):
             async with asyncio.timeout(patience):
                 quiet = 0
                 while quiet < _QUIET_LOOKS:
-                    before = self._come
+                    before = self._arrived
                     await asyncio.sleep(_LOOK)
-                    quiet = quiet + 1 if self._come == before else 0
+                    quiet = quiet + 1 if self._arrived == before else 0
 
     async def close(self, patience: float) -> None:
         """End the streams at once, and the other calls after `patience` seconds at the latest.

@@ -40,7 +40,7 @@ class Outputs:
     @contextmanager
     def open(self, request: pb.OutputRequest) -> Iterator[Call]:
         """Open a stream; the call is cancelled at the end."""
-        connection = self._wide if self._open < channel.WIDE_STREAMS else self._crowded()
+        connection = self._wide if self._open < channel.WIDE_STREAMS else self._narrow_connection()
         call: Call = connection.unary_stream(
             _OUTPUT,
             request_serializer=pb.OutputRequest.SerializeToString,
@@ -58,7 +58,7 @@ class Outputs:
         if self._narrow is not None:
             await self._narrow.close()
 
-    def _crowded(self) -> grpc.aio.Channel:
+    def _narrow_connection(self) -> grpc.aio.Channel:
         if self._narrow is None:
             self._narrow = self._connect(channel.NARROW)
         return self._narrow

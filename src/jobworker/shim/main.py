@@ -65,7 +65,7 @@ def start(run_dir: str) -> None:
     run_dir = os.path.abspath(run_dir)  # noqa: PTH100 - no pathlib in the shim
     _go_into_background(logfile)
     boot_id = _boot_id()
-    leave_to_keeper(run_dir, boot_id)
+    leave_to_keeper(run_dir, boot_id)  # The keeper never looks for garbage: it makes next to none.
     garbage.look_from_now_on()
     _serve(listening, boot_id)
 

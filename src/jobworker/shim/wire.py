@@ -143,7 +143,7 @@ def _from_json(cls: type[_Message], data: object) -> _Message:
     for name, annotation in cls.__annotations__.items():
         if name not in data:
             continue
-        kind = annotation.__forward_arg__
+        kind = annotation.__forward_arg__  # NamedTuple wraps the text of an annotation
         if not _CHECKS[kind](data[name]):
             raise ValueError(f"{name} must be {kind}")
         known[name] = data[name]

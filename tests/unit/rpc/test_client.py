@@ -17,7 +17,7 @@ from jobworker.rpc.resume import OutputInterrupted, StreamInterrupted
 from jobworker.rpc.v1 import jobworker_pb2 as pb
 from jobworker.rpc.watch import WatchInterrupted
 from jobworker.testing.servicer import RUNNING, Refusal, ScriptedService
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -171,9 +171,7 @@ async def test_a_wait_that_is_refused_is_not_asked_again(serve, service, connect
 
 
 async def until_asked(service: ScriptedService, times: int) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while len(service.requests) < times:  # noqa: ASYNC110 - no event tells of it
-            await asyncio.sleep(0.005)
+    await until(lambda: len(service.requests) >= times)
 
 
 async def test_samples_arrive_in_order_and_the_last_is_the_end(serve, service, connect):

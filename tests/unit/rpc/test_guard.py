@@ -263,11 +263,7 @@ async def test_a_wait_that_the_client_leaves_is_ended(server):
         await asyncio.wait_for(server.servicer.waiting.wait(), PATIENCE)
         wait.cancel()
         await asyncio.wait_for(server.servicer.wait_ended.wait(), PATIENCE)
-        await asyncio.wait_for(until_idle(server.guard), PATIENCE)
-
-
-async def until_idle(guard):
-    await until(lambda: not (guard._streams or guard._calls))
+        await until(lambda: not (server.guard._streams or server.guard._calls))
 
 
 async def test_a_call_after_closing_is_refused(server):
@@ -287,7 +283,7 @@ async def test_who_calls_again_and_again_does_not_hold_up_the_end(server):
 
         callers = [asyncio.create_task(call_for_ever()) for _ in range(5)]
         await until(lambda: len(server.servicer.calls) > 10)
-        await asyncio.wait_for(server.guard.turn_away(0.3), 20)
+        await asyncio.wait_for(server.guard.turn_away(0.3), PATIENCE)
         for caller_ in callers:
             caller_.cancel()
         await asyncio.gather(*callers, return_exceptions=True)
