@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from jobworker.shim.proc import Stat
 
 _STATES: Final = {
-    "T": "is stopped (state T, as by SIGSTOP): kill -CONT {pid} lets it go on",
-    "t": "is stopped by who traces it (state t, as by strace or gdb): end that",
-    "D": "is in a wait that nothing interrupts (state D, as for a file system that hangs)",
+    "T": "is stopped (state T, as by SIGSTOP); kill -CONT {pid} lets it go on",
+    "t": "is held by a debugger (state t, as by strace or gdb); end that",
+    "D": "waits in the kernel (state D, as for a file system that hangs)",
 }
 """What ps(1) calls the states in which a process cannot answer."""
 
@@ -31,8 +31,8 @@ def explain_silence(run_dir: Path, version: int) -> str:
         return f"{said}, and its process cannot be found"
     state = _STATES.get(shim.state, "is busy or hangs (state {state})")
     return (
-        f"{said}: process {shim.pid} {state.format(pid=shim.pid, state=shim.state)}; or kill -9 "
-        f"{shim.pid}, after which its jobs go on, and the server starts another shim"
+        f"{said}: process {shim.pid} {state.format(pid=shim.pid, state=shim.state)}. After kill -9 "
+        f"{shim.pid} its jobs go on, and the server starts another shim"
     )
 
 

@@ -44,7 +44,7 @@ def test_a_stopped_shim_is_named_with_both_remedies(tmp_path):
         said = explain_silence(tmp_path, wire.VERSION)
         assert f"process {process.pid} is stopped (state T" in said
         assert f"kill -CONT {process.pid}" in said
-        assert f"kill -9 {process.pid}, after which its jobs go on" in said
+        assert f"After kill -9 {process.pid} its jobs go on" in said
 
 
 def test_a_shim_that_is_not_stopped_need_not_be_let_go_on(tmp_path):
