@@ -153,7 +153,7 @@ def test_a_missing_certificate_is_a_failure_with_a_remedy(check, place, name):
     done = check("--format", "json", **{name: place / "nothing"})
     assert done.returncode == 1
     (detail,) = findings(done, "failed").values()
-    assert f"{place / 'nothing'}: there is no such file; `jobworker certs init`" in detail
+    assert f"{place / 'nothing'}: there is no such file; `jobworker certs init {place}`" in detail
 
 
 def test_an_expired_certificate_is_a_failure(check, place):

@@ -20,7 +20,8 @@ class FileMissing(ConfigError):
         self.problem = f"cannot read {what} {path}: there is no such file"
         self.setting = setting
         super().__init__(
-            f"{self.problem}; `jobworker certs init` makes a set of certificates to begin with"
+            f"{self.problem}; `jobworker certs init {path.parent}` makes a set of certificates to "
+            "begin with"
         )
 
 

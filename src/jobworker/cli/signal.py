@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     options_metavar="[FLAGS]",
     epilog="""\b
 SIGNAL is a name, with SIG or without, or a number: HUP, SIGUSR1, 10, RTMIN+1.
-A paused job hears it when it goes on, but KILL works at once.
+A paused job hears it when it goes on. KILL, and a signal that it has no
+handler for and dies of, end it at once.
 
 \b
 Examples:

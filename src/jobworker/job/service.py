@@ -258,9 +258,9 @@ class Service:
         """Send a signal to a job's main process, or to all of its processes, and return the job.
 
         What the job makes of it is its own affair: one that dies of it has *exited*, by a signal.
-        A paused job hears it when it goes on, but SIGKILL at once. Raises InvalidArgument,
-        JobNotFound, FailedPrecondition (it has ended, or its main process is not known) or
-        ResourceExhausted.
+        A paused job hears it when it goes on; SIGKILL, and a fatal signal that it has no handler
+        for, end it at once. Raises InvalidArgument, JobNotFound, FailedPrecondition (it has ended,
+        or its main process is not known) or ResourceExhausted.
         """
         if self._closing:
             raise ShuttingDown(f"cannot signal job {job_id}: the server is shutting down")
