@@ -2,7 +2,8 @@
 
 A follower holds what it was given until it comes back for more. Those that have not come back for a
 while are slow: perhaps they have stopped reading. What they hold is gone from the budget, and the
-others share the rest; so a crowd that stands still costs a reader beside it little.
+others share the rest; so a crowd that stands still costs a reader beside it little. Whatever that
+holds, nobody's share is less than if all had the same, which may come on top of the budget.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Budget:
         """Return how many bytes each follower that is not slow may hold."""
         self._find_slow()
         prompt = max(1, self._followers - len(self._slow))
-        return max(0, self._total - self._slow_bytes) // prompt
+        rest = max(0, self._total - self._slow_bytes)
+        return max(rest // prompt, self._total // max(1, self._followers))
 
     def _find_slow(self) -> None:
         now = self._clock()

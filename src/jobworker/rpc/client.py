@@ -280,8 +280,8 @@ class Client:
         `message.gap` says how much. `on_interrupted` is called with the problem, once for each
         interruption, if that takes longer than a second. After `give_up_after` seconds without the
         server it raises OutputInterrupted. A server that was never reached is an error at once,
-        unless it has been `reached` by another call. Leave it early with ``aclosing``: that ends
-        the call.
+        unless it has been `reached` by another call, or the client is `connected`. Leave it early
+        with ``aclosing``: that ends the call.
         """
         progress = OutputProgress(
             job_id,
@@ -291,7 +291,8 @@ class Client:
             last_lines=last_lines,
             stream=stream,
             give_up_after=give_up_after,
-            reached=reached,
+            # A crowd's connection may still wait to be made again when the client's own is there.
+            reached=reached or self.connected,
         )
         while not progress.finished:
             failure: grpc.RpcError | None = None

@@ -35,30 +35,35 @@ class Outputs:
         self._wide = connection
         self._connect = connect
         self._narrow: grpc.aio.Channel | None = None
-        self._open = 0
+        self._wide_open = 0
+        self._closed = False
 
     @contextmanager
     def open(self, request: pb.OutputRequest) -> Iterator[Call]:
         """Open a stream; the call is cancelled at the end."""
-        connection = self._wide if self._open < channel.WIDE_STREAMS else self._narrow_connection()
+        wide = self._wide_open < channel.WIDE_STREAMS
+        connection = self._wide if wide else self._narrow_connection()
         call: Call = connection.unary_stream(
             _OUTPUT,
             request_serializer=pb.OutputRequest.SerializeToString,
             response_deserializer=frames.decode,
         )(request)
-        self._open += 1
+        self._wide_open += wide
         try:
             yield call
         finally:
-            self._open -= 1
+            self._wide_open -= wide
             call.cancel()
 
     async def close(self) -> None:
-        """Close the connection that was made here, if there is one."""
+        """Close the connection that was made here; none is made any more, were it never needed."""
+        self._closed = True
         if self._narrow is not None:
             await self._narrow.close()
 
     def _narrow_connection(self) -> grpc.aio.Channel:
         if self._narrow is None:
+            if self._closed:
+                return self._wide  # It is closed as well, and says so.
             self._narrow = self._connect(channel.NARROW)
         return self._narrow

@@ -111,6 +111,13 @@ def children(pid: int) -> list[int]:
 
 
 def processes() -> list[Stat]:
-    """Return all processes that /proc shows."""
+    """Return all processes that /proc shows us."""
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - as above
-    return [stat for pid in pids if (stat := read_stat(pid)) is not None]
+    return [stat for pid in pids if (stat := _read_shown(pid)) is not None]
+
+
+def _read_shown(pid: int) -> Stat | None:
+    try:
+        return read_stat(pid)
+    except PermissionError:  # Those of others are listed all the same with hidepid=1 (proc(5)).
+        return None

@@ -261,6 +261,26 @@ async def test_closing_ends_every_connection(serve, service, connect):
     assert crowded.get_state() is grpc.ChannelConnectivity.SHUTDOWN
 
 
+async def test_a_stream_waits_for_its_connection_where_the_client_has_reached_the_server(
+    serve, service, connect, monkeypatch
+):
+    # After the server was away, gRPC connects one of the two again before the other.
+    listener = await serve(service)
+    job = service.add(OUTPUT)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        async with (
+            connect(listener.url) as client,
+            connect(f"127.0.0.1:{deaf.getsockname()[1]}") as away,
+        ):
+            monkeypatch.setattr(client._outputs, "_wide", away._channel)
+            with pytest.raises(grpc.aio.AioRpcError, match="failed to connect"):
+                await read(client, job.job.id)
+            await client.status(job.job.id)
+            with pytest.raises(OutputInterrupted):
+                await read(client, job.job.id, give_up_after=0.1)
+
+
 async def test_tail_goes_on_until_the_job_has_ended(serve, service, connect):
     listener = await serve(service)
     job = service.add(b"one", RUNNING)

@@ -88,11 +88,32 @@ def test_a_stream_that_fails_gives_its_place_back(outputs, main, made):
     assert (main.calls, made) == ([], [])
 
 
+def test_those_that_have_to_be_narrow_take_no_place_of_the_wide(outputs, main):
+    with ExitStack() as crowd:
+        with ExitStack() as first:
+            for _ in range(channel.WIDE_STREAMS):
+                first.enter_context(outputs.open(REQUEST))
+            for _ in range(channel.WIDE_STREAMS):
+                crowd.enter_context(outputs.open(REQUEST))
+        assert main.calls == []
+        with outputs.open(REQUEST):
+            assert len(main.calls) == 1
+
+
 async def test_closing_closes_what_was_made_here_and_nothing_else(outputs, main, made):
-    await outputs.close()
     with ExitStack() as stack:
         for _ in range(channel.WIDE_STREAMS + 1):
             stack.enter_context(outputs.open(REQUEST))
     await outputs.close()
     assert [connection.closed for _, connection in made] == [True]
     assert not main.closed
+
+
+async def test_no_connection_is_made_after_closing(outputs, main, made):
+    with ExitStack() as stack:
+        for _ in range(channel.WIDE_STREAMS):
+            stack.enter_context(outputs.open(REQUEST))
+        await outputs.close()
+        with outputs.open(REQUEST):  # A real connection says that it is closed.
+            assert len(main.calls) == channel.WIDE_STREAMS + 1
+    assert made == []

@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import time
@@ -42,6 +43,23 @@ def test_a_name_may_hold_anything(tmp_path):
         stat = read_stat(process.pid)
         process.kill()
     assert stat.parent == os.getpid()
+
+
+def test_processes_that_we_may_not_look_at_are_left_out(monkeypatch):
+    # As with hidepid=1 (proc(5)): they are listed, but nothing of them can be opened.
+    monkeypatch.setattr(os, "open", _without_the_first(os.open))
+    pids = {each.pid for each in processes()}
+    assert os.getpid() in pids
+    assert 1 not in pids
+
+
+def _without_the_first(really_open):
+    def open_other(path, *args, **kwargs):
+        if path == "/proc/1/stat":
+            raise PermissionError(errno.EPERM, "Operation not permitted", path)
+        return really_open(path, *args, **kwargs)
+
+    return open_other
 
 
 def test_children_are_found_where_the_kernel_does_not_list_them(monkeypatch):
