@@ -100,7 +100,7 @@ def _check_log(log: Path, path: Path) -> None:
 
 
 def connect(path: Path, *, patience: float, read_only: bool = False) -> sqlite3.Connection:
-    """Connect to an existing file, without looking at it. Raises sqlite3.Error."""
+    """Connect to an existing file. Raises sqlite3.Error, also if it is no database."""
     mode = "ro" if read_only else "rw"
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
@@ -110,7 +110,11 @@ def connect(path: Path, *, patience: float, read_only: bool = False) -> sqlite3.
         check_same_thread=not read_only,  # The reader's thread is gone when it is closed.
     )
     connection.row_factory = sqlite3.Row
-    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    try:
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")  # which looks at the schema
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
