@@ -177,7 +177,6 @@ coverage: $(READY) ## Run all tests measured, and print what they do not reach
 bench: ## Measure, each figure against a bare one in the same run (needs root)
 	$(check_host)
 	@$(MAKE) --silent setup
-	@$(COMPILE)
 	@$(BIN)/python -m bench $(ARGS)
 
 .PHONY: soak

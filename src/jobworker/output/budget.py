@@ -33,9 +33,9 @@ class Budget:
         self._followers = 0
         self._given: dict[Share, float] = {}
         """Who holds a chunk and is not slow → since when; the oldest first."""
-        self._slow: dict[Share, int] = {}
-        """Who is slow → the bytes it holds."""
+        self._slow: set[Share] = set()
         self._slow_bytes = 0
+        """What these hold together."""
 
     def join(self) -> Share:
         """Return the share of another follower; `leave` it when done."""
@@ -56,7 +56,7 @@ class Budget:
             if now - since < self._slow_after:
                 break
             del self._given[share]
-            self._slow[share] = share.held
+            self._slow.add(share)
             self._slow_bytes += share.held
 
     def give(self, share: Share) -> None:
@@ -65,8 +65,9 @@ class Budget:
 
     def take_back(self, share: Share) -> None:
         """Note that a follower holds nothing any more."""
-        if self._given.pop(share, None) is None:
-            self._slow_bytes -= self._slow.pop(share, 0)
+        if self._given.pop(share, None) is None and share in self._slow:
+            self._slow.remove(share)
+            self._slow_bytes -= share.held
 
     def leave(self, share: Share) -> None:
         """Forget a follower."""
