@@ -57,21 +57,23 @@ def test_what_the_slow_hold_is_gone_and_the_others_share_the_rest(budget, clock)
 
 
 def test_a_slow_one_that_comes_back_shares_again(budget, clock):
-    first, second = budget.join(), budget.join()
+    first, second, third = (budget.join() for _ in range(3))
     second.give(1000)
+    third.give(1000)
     clock.now += 1
-    assert first.size() == TOTAL - 1000
+    assert first.size() == TOTAL - 2000
     second.take_back()
-    assert [first.size(), second.size()] == [TOTAL // 2] * 2
+    assert [first.size(), second.size()] == [(TOTAL - 1000) // 2] * 2
 
 
 def test_a_slow_one_that_leaves_gives_back_what_it_held(budget, clock):
-    first, second = budget.join(), budget.join()
+    first, second, third = (budget.join() for _ in range(3))
     second.give(1000)
+    third.give(1000)
     clock.now += 1
     first.size()
     second.leave()
-    assert first.size() == TOTAL
+    assert first.size() == TOTAL - 1000
 
 
 def test_who_holds_nothing_is_never_slow(budget, clock):
@@ -106,3 +108,10 @@ def test_nobody_prompt_is_no_division_by_zero(budget, clock):
     only.give(400)
     clock.now += 1
     assert only.size() == TOTAL
+
+
+def test_who_never_held_anything_may_come_back_and_leave(budget):
+    first, second = budget.join(), budget.join()
+    second.take_back()
+    second.leave()
+    assert first.size() == TOTAL
